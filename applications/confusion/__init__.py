@@ -1,0 +1,3 @@
+from applications.confusion.model import build
+
+__all__ = ["build"]

@@ -1,0 +1,44 @@
+"""Derivative-informed neural operators for hIPPYlib.
+
+Importing this package is free: dolfin, hippylib and Keras are imported by the first name that
+needs them.
+
+Reference: O'Leary-Roseberry, Chen, Villa, Ghattas, "Derivative-Informed Neural Operator",
+J. Comput. Phys. 496 (2024) 112555, arXiv 2206.10745.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CovarianceStateObservation": "modeling",
+    "DINO": "network",
+    "Dataset": "data",
+    "Jacobian": "modeling",
+    "JacobianModel": "modeling",
+    "NoiseCovariance": "modeling",
+    "SurrogateModel": "surrogate",
+    "SurrogateProblem": "surrogate",
+    "generate": "data",
+    "laplace": "surrogate",
+    "sample_communicator": "modeling",
+    "train": "network",
+}
+_SUBPACKAGES = ("data", "errors", "modeling", "network", "plotting", "reduction", "surrogate")
+
+__all__ = ["__version__", *_HOME, *_SUBPACKAGES]
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

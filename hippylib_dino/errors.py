@@ -1,0 +1,47 @@
+"""All errors of the package.  Input errors are also `ValueError`s."""
+
+from __future__ import annotations
+
+
+class DinoError(Exception):
+    """Base of every error that hippylib_dino raises on purpose."""
+
+
+class InputError(DinoError, ValueError):
+    """An argument is not what the function needs; the message says which, why and how to mend it."""
+
+
+class MisfitError(InputError):
+    """The misfit does not tell what is needed: an observation operator, a positive noise covariance."""
+
+
+class RankError(InputError):
+    """A rank is larger than the data can give."""
+
+
+class VectorError(InputError):
+    """A vector has the wrong size or lives on another communicator."""
+
+
+class DatasetError(InputError):
+    """A dataset directory is missing, damaged, of a newer format, or belongs to another problem."""
+
+
+class ModelFileError(InputError):
+    """A saved DINO is truncated, altered or of a newer format."""
+
+
+class FingerprintError(InputError):
+    """A dataset or DINO was made for another mesh, space, prior or observation operator."""
+
+
+class SolveError(DinoError, RuntimeError):
+    """A PDE solve failed: it did not converge, or its result is not finite."""
+
+
+class GenerationError(DinoError, RuntimeError):
+    """Data generation was stopped: too many failed solves, or a rank raised."""
+
+
+class LibraryError(DinoError, ImportError):
+    """An installed library cannot work beside dolfin; the message says which to replace."""

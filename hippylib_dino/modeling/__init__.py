@@ -1,0 +1,23 @@
+"""What the PDE side exports: observable, Jacobian, noise, fingerprint, communicators."""
+
+from hippylib_dino.modeling.communicators import sample_communicator, serialize_compilation
+from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint, prior_fingerprint
+from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian
+from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.modeling.observable_map import ParameterToObservable
+from hippylib_dino.modeling.observation import CovarianceStateObservation, NoiseCovariance, ObservableMisfit
+
+__all__ = [
+    "CovarianceStateObservation",
+    "Jacobian",
+    "JacobianModel",
+    "NoiseCovariance",
+    "ObservableMisfit",
+    "PDEJacobian",
+    "ParameterToObservable",
+    "check_fingerprint",
+    "fingerprint",
+    "prior_fingerprint",
+    "sample_communicator",
+    "serialize_compilation",
+]

@@ -1,0 +1,115 @@
+"""What ties a dataset or a trained DINO to the problem it was made for.
+
+The fingerprint covers mesh, spaces, prior and observation operator, not data or noise, which
+scripts change.  It is a dictionary of strings (compared exactly) and of probe values (compared to
+a relative tolerance), so that it does not depend on partition, solver tolerance or rounding.
+"""
+
+from __future__ import annotations
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+
+from hippylib_dino.errors import FingerprintError
+from hippylib_dino.modeling.observation import observation_operator
+from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values
+
+TOLERANCE = 1e-6
+_REMEDY = "Rebuild the problem as it was then, or generate and train for this one."
+
+
+def _probes(order: DofOrder) -> np.ndarray:
+    """(n_owned, 3): smooth deterministic fields on the owned degrees of freedom."""
+    points = order.coordinates[order.owned]
+    scale = max(np.abs(order.coordinates[:, 1:]).max(initial=0.0), 1e-300)
+    waves = np.array([[1.0, 1.3, 0.7], [2.1, -3.2, 2.9], [-5.3, 4.1, 3.7]])[:, : points.shape[1] - 1]
+    return np.cos(points[:, 1:] / scale @ waves.T + 0.5 * points[:, :1] + np.array([0.1, 0.7, 1.9]))
+
+
+def _space(order: DofOrder, space) -> dict:
+    """Element, size and geometry of a space."""
+    c = order.coordinates
+    return {
+        "element": str(space.ufl_element()),
+        "dimension": str(space.dim()),
+        "geometry": [float(v) for v in (np.abs(c).sum(), (c**2).sum(), np.cos(3.0 * c).sum())],
+    }
+
+
+def prior_fingerprint(prior) -> dict:
+    """Parameter space (mesh, element), precision R and mean of the prior."""
+    space = prior.Vh
+    order = DofOrder(space)
+    probes = _probes(order)
+    mean = owned_values(prior.mean)
+    x, Rx = prior.mean.copy(), prior.mean.copy()
+    precision = []
+    for j in range(probes.shape[1]):
+        set_owned_values(x, probes[:, j])
+        prior.R.mult(x, Rx)
+        precision += list(order.comm.allreduce(probes.T @ owned_values(Rx)))
+    moments = order.comm.allreduce(np.append(probes.T @ mean, mean @ mean))
+    return {
+        "parameter space": _space(order, space),
+        "prior": {"precision": [float(v) for v in precision], "mean": [float(v) for v in moments]},
+    }
+
+
+def observation_fingerprint(misfit: hp.Misfit, state_space) -> dict:
+    """State space (mesh, element) and observation operator."""
+    B = observation_operator(misfit)
+    order = DofOrder(state_space)
+    probes = _probes(order)
+    u, q = dl.Function(state_space).vector(), dl.Vector(B.mpi_comm())
+    B.init_vector(q, 0)
+    values = []
+    for j in range(probes.shape[1]):
+        set_owned_values(u, probes[:, j])
+        B.mult(u, q)
+        everything = gather(owned_values(q), q.mpi_comm())
+        values += [float(v @ everything) for v in np.cos(np.outer([0.0, 0.7, 1.9], np.arange(q.size())))]
+    return {
+        "state space": _space(order, state_space),
+        "observation operator": {"dimension": str(q.size()), "values": values},
+    }
+
+
+def fingerprint(model: hp.Model) -> dict:
+    """Fingerprint of a PDE model: prior and observation."""
+    return {**prior_fingerprint(model.prior), **observation_fingerprint(model.misfit, model.problem.Vh[hp.STATE])}
+
+
+def check_fingerprint(stored: dict, current: dict, what: str) -> None:
+    """Compare the parts of `current` with `stored`.
+
+    Parameters
+    ----------
+    stored, current : dict
+        Fingerprints; `current` may lack parts (a surrogate needs no state space).
+    what : str
+        What the stored one belongs to, for the message.
+
+    Raises
+    ------
+    FingerprintError
+        Naming the part that differs, with both values.
+    """
+    for part, fields in current.items():
+        for name, here in fields.items():
+            there = stored.get(part, {}).get(name)
+            if not _equal(there, here):
+                raise FingerprintError(
+                    f"{what} was made for another {part}: {name} was {_short(there)}, is {_short(here)}. {_REMEDY}"
+                )
+
+
+def _equal(there, here) -> bool:
+    if isinstance(here, str) or there is None:
+        return there == here
+    there, here = np.asarray(there), np.asarray(here)
+    return there.shape == here.shape and np.allclose(there, here, rtol=TOLERANCE, atol=TOLERANCE * np.abs(here).max())
+
+
+def _short(value) -> str:
+    return value if isinstance(value, str) else np.array2string(np.asarray(value, dtype=object), threshold=4, edgeitems=2)

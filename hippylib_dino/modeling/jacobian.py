@@ -1,0 +1,180 @@
+"""The Jacobian J = dq/dm of a parameter-to-observable map, as an operator."""
+
+from __future__ import annotations
+
+import abc
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+from petsc4py import PETSc
+
+from hippylib_dino.errors import InputError, RankError, SolveError
+from hippylib_dino.modeling.spaces import check_vector, gather, owned_values, set_owned_values
+
+
+class Jacobian(abc.ABC):
+    """J (dQ x dM) at one parameter: takes primal parameters to data, data's dual to dual parameters.
+
+    On a partitioned mesh a block of parameter vectors holds the rows this rank owns, in dolfin's
+    order; blocks in data space hold all dQ rows on every rank.
+
+    Parameters
+    ----------
+    observable, parameter : dolfin vectors
+        Of the layout of the range and of the domain; only their layout is used.
+    """
+
+    def __init__(self, observable: dl.GenericVector, parameter: dl.GenericVector):
+        self._observable = observable
+        self._parameter = parameter
+
+    @abc.abstractmethod
+    def mult_block(self, directions: np.ndarray) -> np.ndarray:
+        """J V: (n_owned, k) primal parameter directions to (dQ, k)."""
+
+    @abc.abstractmethod
+    def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
+        """Jᵀ W: (dQ, k) dual data weights to (n_owned, k), dual parameter vectors."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(dQ, dM)."""
+        return self._observable.size(), self._parameter.size()
+
+    def init_vector(self, x: dl.GenericVector, dim: int) -> None:
+        """Shape `x` for the range (``dim=0``) or the domain (``dim=1``)."""
+        like = self._observable if dim == 0 else self._parameter
+        x.init(like.mpi_comm(), like.local_range())
+
+    def mult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
+        """y = J x."""
+        check_vector(x, self._parameter, "x of Jacobian.mult")
+        first, last = self._observable.local_range()
+        set_owned_values(y, self.mult_block(owned_values(x)[:, None])[first:last, 0])
+
+    def transpmult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
+        """y = Jᵀ x."""
+        check_vector(x, self._observable, "x of Jacobian.transpmult")
+        everything = gather(owned_values(x), self._observable.mpi_comm())
+        set_owned_values(y, self.transpmult_block(everything[:, None])[:, 0])
+
+    def owned_rows(self) -> np.ndarray:
+        """Jᵀ, (n_owned, dQ): this rank's parameter rows of every observable's gradient."""
+        return self.transpmult_block(np.eye(self.shape[0]))
+
+    def to_dense(self) -> np.ndarray:
+        """J as a (dQ, dM) array on every rank, columns in dolfin's global order."""
+        return gather(self.owned_rows(), self._parameter.mpi_comm()).T.copy()
+
+    def svd(self, rank: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Leading singular triplets in the Euclidean inner product of coefficients.
+
+        J is short and fat, so its dense SVD costs less than a randomized one.
+
+        Returns
+        -------
+        U (dQ, rank), s (rank,) descending, Vt (rank, dM)
+
+        Raises
+        ------
+        RankError
+            If `rank` is not in 1 .. min(dQ, dM).
+        """
+        limit = min(self.shape)
+        rank = limit if rank is None else rank
+        if not 1 <= rank <= limit:
+            raise RankError(f"rank: expected 1 .. {limit} for a Jacobian of shape {self.shape}, got {rank}.")
+        U, s, Vt = np.linalg.svd(self.to_dense(), full_matrices=False)
+        return U[:, :rank], s[:rank], Vt[:rank]
+
+
+class PDEJacobian(Jacobian):
+    """J = -B A⁻¹ C of a PDE, at the point where `problem` was linearised last.
+
+    Forward solves give columns, adjoint solves give rows; one factorization of A or of its
+    adjoint serves a whole block.  The next `setLinearizationPoint` of the problem, by anyone,
+    ends the life of this object.
+    """
+
+    def __init__(self, problem: hp.PDEVariationalProblem, B, observable: dl.GenericVector):
+        super().__init__(observable, problem.generate_parameter())
+        self._problem = problem
+        self._B = dl.as_backend_type(B).mat()
+        self._C = dl.as_backend_type(problem.C).mat()
+        self._A = problem.A
+        self._dense = None
+
+    def _check_alive(self) -> None:
+        if self._problem.A is not self._A:
+            raise InputError(
+                "Jacobian: its problem was linearised at another point since; "
+                "call model.jacobian(m) again, or keep to_dense()."
+            )
+
+    def mult_block(self, directions):
+        self._check_alive()
+        if self._dense is not None:
+            return _sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
+        block = _dense_matrix(self._parameter, directions)
+        u = _solve(self._problem.solver_fwd_inc, self._C.matMult(block))
+        return -self._observe(u)
+
+    def transpmult_block(self, weights):
+        self._check_alive()
+        if self._dense is not None:
+            return self._dense @ weights
+        first, last = self._observable.local_range()
+        p = _solve(self._problem.solver_adj_inc, self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last])))
+        return -self._C.transposeMatMult(p).getDenseArray().copy()
+
+    def owned_rows(self):
+        """Jᵀ, (n_owned, dQ), by rows (dQ adjoint solves) or columns (dM forward solves), the fewer."""
+        if self._dense is None:
+            n_observables, n_parameters = self.shape
+            if n_observables <= n_parameters:
+                dense = self.transpmult_block(np.eye(n_observables))
+            else:
+                first, last = self._parameter.local_range()
+                dense = self.mult_block(np.eye(n_parameters)[first:last]).T[first:last].copy()
+            self._dense = dense
+        return self._dense.copy()
+
+    def _observe(self, u: PETSc.Mat) -> np.ndarray:
+        rows = self._B.matMult(u).getDenseArray()
+        return gather(rows, self._observable.mpi_comm())
+
+
+def _sum_over_ranks(local: np.ndarray, comm) -> np.ndarray:
+    return comm.allreduce(local) if comm.size > 1 else local
+
+
+def _dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:
+    """A dense PETSc matrix, rows partitioned as `like`, from this rank's rows (n_owned, k)."""
+    size = ((like.local_size(), like.size()), (PETSc.DECIDE, owned.shape[1]))
+    matrix = PETSc.Mat().createDense(size, comm=like.mpi_comm())
+    matrix.setUp()
+    matrix.getDenseArray()[:] = owned
+    matrix.assemble()
+    return matrix
+
+
+def _solve(solver, rhs: PETSc.Mat) -> PETSc.Mat:
+    """Solve for all columns of `rhs` with the factorization that `solver` holds or makes now."""
+    solution = rhs.duplicate()
+    ksp = solver.ksp()
+    ksp.setUp()
+    preconditioner = ksp.getPC()
+    if ksp.getType() == PETSc.KSP.Type.PREONLY and preconditioner.getType() in ("lu", "cholesky"):
+        preconditioner.getFactorMatrix().matSolve(rhs, solution)
+    else:
+        for j in range(rhs.getSize()[1]):
+            b, x = rhs.getDenseColumnVec(j), solution.getDenseColumnVec(j)
+            ksp.solve(b, x)
+            if ksp.getConvergedReason() < 0:
+                raise SolveError(f"linear solve of Jacobian column {j}: PETSc reason {ksp.getConvergedReason()}.")
+            rhs.restoreDenseColumnVec(j)
+            solution.restoreDenseColumnVec(j)
+    if not np.isfinite(solution.getDenseArray()).all():
+        raise SolveError("linear solve for the Jacobian gave values that are not finite.")
+    return solution

@@ -1,0 +1,268 @@
+"""What a misfit says of the observable: its linear operator B, its data, its noise."""
+
+from __future__ import annotations
+
+import copy
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+import scipy.linalg as sla
+
+from hippylib_dino.errors import MisfitError
+from hippylib_dino.modeling.spaces import gather, owned_values, set_owned_values
+
+
+class NoiseCovariance:
+    """Covariance Γ of Gaussian observation noise: scalar variance, diagonal or dense matrix.
+
+    Parameters
+    ----------
+    value : float, (dQ,) or (dQ, dQ) array
+        Variance of every observable, variances, or a symmetric positive definite matrix; in the
+        observable's units squared.
+    dim : int
+        dQ.
+
+    Raises
+    ------
+    MisfitError
+        If `value` has another shape, or is not symmetric positive definite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gamma = NoiseCovariance([1.0, 4.0], dim=2)
+    >>> gamma.solve(np.array([1.0, 1.0]))
+    array([1.  , 0.25])
+    """
+
+    def __init__(self, value, dim: int):
+        value = np.asarray(value, dtype=float)
+        self.dim = dim
+        if value.shape not in ((), (dim,), (dim, dim)):
+            raise MisfitError(
+                f"noise covariance: expected a scalar, ({dim},) variances or a ({dim}, {dim}) matrix, "
+                f"got shape {value.shape}."
+            )
+        if not np.isfinite(value).all():
+            raise MisfitError("noise covariance: has entries that are not finite; check the variance you set.")
+        self.value = value
+        if value.ndim == 2:
+            if not np.allclose(value, value.T, rtol=1e-10, atol=0):
+                raise MisfitError("noise covariance: the matrix is not symmetric; pass (G + G.T) / 2.")
+            try:
+                self._root = np.linalg.cholesky(value)
+            except np.linalg.LinAlgError as error:
+                raise MisfitError("noise covariance: the matrix is not positive definite.") from error
+        else:
+            if (value <= 0).any():
+                raise MisfitError(f"noise variance: expected > 0, got {value.min():g}; set misfit.noise_variance.")
+            self._root = np.sqrt(value)
+
+    def _columns(self, a: np.ndarray) -> np.ndarray:
+        """The diagonal root, shaped to divide the rows of `a`."""
+        return self._root if self.value.ndim == 0 or a.ndim == 1 else self._root[:, None]
+
+    def whiten(self, a: np.ndarray) -> np.ndarray:
+        """L⁻¹ a for Γ = L Lᵀ; `a` is (dQ,) or (dQ, k).  Rows become noise standard deviations."""
+        if self.value.ndim == 2:
+            return sla.solve_triangular(self._root, a, lower=True)
+        return a / self._columns(a)
+
+    def color(self, a: np.ndarray) -> np.ndarray:
+        """L a for Γ = L Lᵀ, the inverse of `whiten`; `a` is (dQ,) or (dQ, k)."""
+        return self._root @ a if self.value.ndim == 2 else a * self._columns(a)
+
+    def solve(self, a: np.ndarray) -> np.ndarray:
+        """Γ⁻¹ a, from data space to its dual; `a` is (dQ,) or (dQ, k)."""
+        if self.value.ndim == 2:
+            return sla.cho_solve((self._root, True), a)
+        return a / self._columns(a) ** 2
+
+    def to_dense(self) -> np.ndarray:
+        """Γ as a (dQ, dQ) array."""
+        return self.value if self.value.ndim == 2 else np.diag(np.broadcast_to(self.value, (self.dim,)))
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """A draw from N(0, Γ), shape (dQ,)."""
+        return self.color(rng.standard_normal(self.dim))
+
+
+class CovarianceStateObservation(hp.Misfit):
+    """½ (Bu - d)ᵀ Γ⁻¹ (Bu - d) with diagonal or dense noise covariance Γ.
+
+    The extension of `hp.DiscreteStateObservation`, whose noise is one scalar variance.
+
+    Parameters
+    ----------
+    B : dolfin matrix (dQ x dU)
+        Observation operator, for instance from `hp.assemblePointwiseObservation`.
+    data : dolfin vector, optional
+        Observed data d; may be changed in place later.
+    noise_covariance : float, (dQ,) or (dQ, dQ) array
+        Γ; assign `misfit.noise_covariance` to change it.
+    """
+
+    def __init__(self, B, data=None, noise_covariance=None):
+        self.B = B
+        self.d = _data_vector(B) if data is None else data
+        self.Bu = _data_vector(B)
+        self._noise = None
+        if noise_covariance is not None:
+            self.noise_covariance = noise_covariance
+
+    @property
+    def noise_covariance(self) -> NoiseCovariance:
+        """Γ.  Raises `MisfitError` while it is not set."""
+        if self._noise is None:
+            raise MisfitError("noise_covariance: not set; assign a variance, variances or a matrix to it.")
+        return self._noise
+
+    @noise_covariance.setter
+    def noise_covariance(self, value) -> None:
+        self._noise = value if isinstance(value, NoiseCovariance) else NoiseCovariance(value, self.d.size())
+
+    def _weighted(self) -> dl.GenericVector:
+        """Replace Bu by Γ⁻¹ Bu."""
+        first, last = self.Bu.local_range()
+        everything = gather(owned_values(self.Bu), self.Bu.mpi_comm())
+        set_owned_values(self.Bu, self.noise_covariance.solve(everything)[first:last])
+        return self.Bu
+
+    def cost(self, x) -> float:
+        self.B.mult(x[hp.STATE], self.Bu)
+        self.Bu.axpy(-1.0, self.d)
+        residual = self.Bu.copy()
+        return 0.5 * residual.inner(self._weighted())
+
+    def grad(self, i, x, out) -> None:
+        out.zero()
+        if i == hp.STATE:
+            self.B.mult(x[hp.STATE], self.Bu)
+            self.Bu.axpy(-1.0, self.d)
+            self.B.transpmult(self._weighted(), out)
+
+    def setLinearizationPoint(self, x, gauss_newton_approx=False) -> None:
+        """The misfit is quadratic: its Hessian does not depend on the point."""
+
+    def apply_ij(self, i, j, dir, out) -> None:
+        out.zero()
+        if i == hp.STATE and j == hp.STATE:
+            self.B.mult(dir, self.Bu)
+            self.B.transpmult(self._weighted(), out)
+
+
+def _data_vector(B) -> dl.Vector:
+    """A zero vector in the range of `B`."""
+    vector = dl.Vector(B.mpi_comm())
+    B.init_vector(vector, 0)
+    vector.zero()
+    return vector
+
+
+def observation_operator(misfit: hp.Misfit):
+    """The misfit's linear observation operator B, (dQ x dU).
+
+    Raises
+    ------
+    MisfitError
+        If the misfit has none.
+    """
+    B = getattr(misfit, "B", None)
+    if B is None:
+        raise MisfitError(
+            f"misfit: expected one with a linear observation operator `B`, got {type(misfit).__name__}. "
+            "Use hp.DiscreteStateObservation(B), hp.MultDiscreteStateObservation(B) or "
+            "hd.CovarianceStateObservation(B, noise_covariance=...)."
+        )
+    return B
+
+
+def noise_covariance(misfit: hp.Misfit) -> NoiseCovariance:
+    """Γ of the misfit as it is now.
+
+    The multiplicative Gamma noise of `hp.MultDiscreteStateObservation` has no Γ; its
+    observables are weighted equally (Γ = I).
+
+    Raises
+    ------
+    MisfitError
+        If it is missing, or not positive.
+    """
+    B = observation_operator(misfit)
+    if isinstance(misfit, CovarianceStateObservation):
+        return misfit.noise_covariance
+    if isinstance(misfit, hp.MultDiscreteStateObservation):
+        return NoiseCovariance(1.0, B.size(0))
+    variance = getattr(misfit, "noise_variance", None)
+    if variance is None:
+        raise MisfitError(
+            "noise variance: not set; assign misfit.noise_variance = sigma**2 before generating data "
+            "or solving the inverse problem."
+        )
+    return NoiseCovariance(variance, B.size(0))
+
+
+class _Identity:
+    """The observation operator of a state that is the observable itself."""
+
+    def __init__(self, like: dl.GenericVector):
+        self.like = like
+
+    def mpi_comm(self):
+        return self.like.mpi_comm()
+
+    def init_vector(self, x, dim) -> None:
+        x.init(self.like.mpi_comm(), self.like.local_range())
+
+    def size(self, dim: int) -> int:
+        return self.like.size()
+
+    def mult(self, x, y) -> None:
+        y.zero()
+        y.axpy(1.0, x)
+
+    transpmult = mult
+
+
+class ObservableMisfit(hp.Misfit):
+    """The user's misfit, acting on the observable q in place of the state: B becomes the identity.
+
+    Data, noise and every other public attribute are read from the user's misfit at each call,
+    because scripts change them in place; its work vectors are not shared.
+    """
+
+    def __init__(self, misfit: hp.Misfit):
+        self.B = _Identity(_data_vector(observation_operator(misfit)))
+        self.misfit = misfit
+        self._twin = copy.copy(misfit)
+        self._own = {"B"}
+        for name, value in vars(misfit).items():
+            if isinstance(value, dl.GenericVector) and name != "d":
+                setattr(self._twin, name, value.copy())
+                self._own.add(name)
+        self._twin.B = self.B
+
+    def _current(self) -> hp.Misfit:
+        for name, value in vars(self.misfit).items():
+            if name not in self._own:
+                setattr(self._twin, name, value)
+        return self._twin
+
+    @property
+    def d(self) -> dl.GenericVector:
+        """The data of the user's misfit."""
+        return self.misfit.d
+
+    def cost(self, x) -> float:
+        return self._current().cost(x)
+
+    def grad(self, i, x, out) -> None:
+        self._current().grad(i, x, out)
+
+    def setLinearizationPoint(self, x, gauss_newton_approx=False) -> None:
+        self._current().setLinearizationPoint(x, gauss_newton_approx)
+
+    def apply_ij(self, i, j, dir, out) -> None:
+        self._current().apply_ij(i, j, dir, out)

@@ -1,0 +1,135 @@
+"""Finite element vectors and NumPy arrays: the only border between dolfin and NumPy.
+
+Stored arrays use the *canonical order* of degrees of freedom, sorted by coordinates and component,
+which does not depend on how the mesh is partitioned or numbered.  A rank holds the rows of the
+degrees of freedom it owns; `owned` lists their canonical positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dolfin as dl
+import numpy as np
+from mpi4py import MPI
+
+from hippylib_dino.errors import VectorError
+
+
+def owned_values(vector: dl.GenericVector) -> np.ndarray:
+    """Copy of the entries of `vector` that this rank owns, shape (n_owned,)."""
+    return vector.get_local()
+
+
+def set_owned_values(vector: dl.GenericVector, values: np.ndarray) -> None:
+    """Write the entries of `vector` that this rank owns; `values` has shape (n_owned,)."""
+    vector.set_local(values)
+    vector.apply("insert")
+
+
+def check_vector(vector: dl.GenericVector, like: dl.GenericVector, name: str) -> None:
+    """Raise `VectorError` unless `vector` has the size, partition and communicator of `like`."""
+    if (vector.size(), vector.local_size()) != (like.size(), like.local_size()):
+        raise VectorError(
+            f"{name}: expected a vector of size {like.size()} ({like.local_size()} on this rank), "
+            f"got size {vector.size()} ({vector.local_size()}). "
+            "Make it with model.generate_vector(hp.PARAMETER) or hp.STATE of the same model."
+        )
+    if MPI.Comm.Compare(vector.mpi_comm(), like.mpi_comm()) not in (MPI.IDENT, MPI.CONGRUENT):
+        raise VectorError(
+            f"{name}: the vector lives on another MPI communicator ({vector.mpi_comm().size} ranks) "
+            f"than the problem ({like.mpi_comm().size} ranks). Build mesh and vectors on one communicator."
+        )
+
+
+def gather(values: np.ndarray, comm: MPI.Comm) -> np.ndarray:
+    """Concatenate the owned pieces of all ranks, in rank order, along the first axis."""
+    return values.copy() if comm.size == 1 else np.concatenate(comm.allgather(values))
+
+
+class DofOrder:
+    """Canonical order of the degrees of freedom of a function space.
+
+    Parameters
+    ----------
+    space : dolfin.FunctionSpace
+
+    Attributes
+    ----------
+    comm : MPI.Comm
+    dim : int
+        Global number of degrees of freedom.
+    owned : ndarray of int, (n_owned,)
+        Canonical position of each degree of freedom that this rank owns, in dolfin's local order.
+    coordinates : ndarray, (dim, 1 + geometric dimension)
+        Component number and coordinates of every degree of freedom, in canonical order.
+    """
+
+    def __init__(self, space: dl.FunctionSpace):
+        self.comm = space.mesh().mpi_comm()
+        first, last = space.dofmap().ownership_range()
+        self.dim = space.dim()
+        keys = self._keys(space, first, last)
+        everyone = gather(keys, self.comm)
+        # lexsort's last key is the primary one: component first, then x, y, z
+        digits = np.round(everyone / max(np.abs(everyone).max(), 1.0), 10)
+        order = np.lexsort(digits.T[::-1])
+        position = np.empty(self.dim, dtype=np.int64)
+        position[order] = np.arange(self.dim)
+        self.owned = position[first:last]
+        self.coordinates = everyone[order]
+
+    @staticmethod
+    def _keys(space: dl.FunctionSpace, first: int, last: int) -> np.ndarray:
+        """(n_owned, 1 + gdim): component and coordinates of the owned degrees of freedom."""
+        gdim = space.mesh().geometry().dim()
+        keys = np.zeros((last - first, 1 + gdim))
+        if space.ufl_element().family() == "Real":  # no coordinates: numbered as dolfin does
+            keys[:, 0] = np.arange(first, last)
+            return keys
+        keys[:, 1:] = space.tabulate_dof_coordinates().reshape(-1, gdim)
+
+        def label(subspace: dl.FunctionSpace, component: int) -> int:
+            if subspace.num_sub_spaces() == 0:
+                dofs = np.asarray(subspace.dofmap().dofs())
+                keys[dofs[(dofs >= first) & (dofs < last)] - first, 0] = component
+                return component + 1
+            for i in range(subspace.num_sub_spaces()):
+                component = label(subspace.sub(i), component)
+            return component
+
+        label(space, 0)
+        return keys
+
+    def to_array(self, owned_rows: np.ndarray) -> np.ndarray:
+        """All rows in canonical order, the same on every rank, from this rank's rows (n_owned, ...)."""
+        rows, positions = gather(owned_rows, self.comm), gather(self.owned, self.comm)
+        out = np.empty_like(rows)
+        out[positions] = rows
+        return out
+
+    def from_array(self, array: np.ndarray) -> np.ndarray:
+        """This rank's rows (n_owned, ...) of an array (dim, ...) in canonical order."""
+        return array[self.owned]
+
+
+def map_block(apply: Callable, like_in: dl.GenericVector, like_out: dl.GenericVector, block: np.ndarray) -> np.ndarray:
+    """Apply a vector operation to every column of a block of owned rows.
+
+    Parameters
+    ----------
+    apply : callable ``apply(out, x)`` on dolfin vectors, the argument order of hIPPYlib's solvers.
+    like_in, like_out : vectors of the layout of ``x`` and ``out``.
+    block : (n_owned_in, k)
+
+    Returns
+    -------
+    ndarray, (n_owned_out, k)
+    """
+    x, out = like_in.copy(), like_out.copy()
+    result = np.empty((out.local_size(), block.shape[1]))
+    for j in range(block.shape[1]):
+        set_owned_values(x, block[:, j])
+        apply(out, x)
+        result[:, j] = owned_values(out)
+    return result

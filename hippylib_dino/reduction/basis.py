@@ -1,0 +1,70 @@
+"""A reduced basis: decoder, encoder, spectrum, shift.  NumPy only, so that training needs no dolfin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hippylib_dino.errors import InputError
+
+
+@dataclass(frozen=True)
+class Basis:
+    """An affine subspace with oblique projector decoder @ encoder.T, for inputs or outputs.
+
+    Encoder and decoder differ whenever the inner product is not Euclidean: the encoder is W times the
+    decoder, and the decoder is W-orthonormal.  For the input basis W = R (prior precision),
+    decoder Ψ and encoder RΨ, so that latent parameters are N(0, I) under the prior.  For the
+    output basis W = Γ⁻¹ (noise precision).
+
+    Parameters
+    ----------
+    decoder, encoder : (dim, rank)
+        Columns; encoderᵀ decoder = I.  Rows in canonical order for parameters.
+    shift : (dim,)
+        Prior mean, or mean observable; what decodes from zero.
+    eigenvalues : (n,), n ≥ rank
+        Spectrum that ranked the vectors, descending.
+    kind : str
+        "derivative", "kle" or "pod".
+    inner_product : str
+        "prior precision" or "noise precision".
+    """
+
+    decoder: np.ndarray
+    encoder: np.ndarray
+    shift: np.ndarray
+    eigenvalues: np.ndarray
+    kind: str
+    inner_product: str
+
+    def __post_init__(self):
+        if self.decoder.shape != self.encoder.shape or self.decoder.shape[0] != self.shift.shape[0]:
+            raise InputError(
+                f"basis: expected decoder and encoder (dim, rank) and shift (dim,), got {self.decoder.shape}, "
+                f"{self.encoder.shape} and {self.shift.shape}."
+            )
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the full space."""
+        return self.decoder.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """Number of basis vectors."""
+        return self.decoder.shape[1]
+
+    def encode(self, full: np.ndarray) -> np.ndarray:
+        """(..., dim) to latent (..., rank): encoderᵀ (full - shift)."""
+        return (full - self.shift) @ self.encoder
+
+    def decode(self, latent: np.ndarray) -> np.ndarray:
+        """Latent (..., rank) to (..., dim): shift + decoder latent."""
+        return self.shift + latent @ self.decoder.T
+
+    def energy(self) -> np.ndarray:
+        """Share of the computed spectrum that the first 1, 2, ... vectors hold, (n,)."""
+        total = np.cumsum(self.eigenvalues)
+        return total / total[-1]
