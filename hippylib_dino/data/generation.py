@@ -1,0 +1,402 @@
+"""Generation of training data under MPI: bases first, then reduced Jacobians."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import zarr
+from mpi4py import MPI
+
+from hippylib_dino.data.dataset import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, Dataset, create_array, write_basis
+from hippylib_dino.data.progress import SharedProgress
+from hippylib_dino.data.streams import draw_parameter
+from hippylib_dino.errors import DatasetError, GenerationError, InputError, SolveError
+from hippylib_dino.modeling.communicators import serialize_compilation
+from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
+from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values
+from hippylib_dino.reduction.basis import Basis
+from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
+from hippylib_dino.reduction.output import derivative_output_basis, pod_output_basis
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dataset is to hold; stored with it, and the same again for a resumed run."""
+
+    n_train: int
+    n_validation: int
+    n_test: int
+    n_basis_samples: int
+    input_rank: int
+    output_rank: int
+    input_basis: str
+    output_basis: str
+    seed: int
+    store_full: bool
+
+    @property
+    def n_total(self) -> int:
+        """Samples of all three splits."""
+        return self.n_train + self.n_validation + self.n_test
+
+    def check(self) -> None:
+        """Raise `InputError` for numbers and names that cannot be."""
+        for name in ("n_train", "n_basis_samples", "input_rank", "output_rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        for name in ("n_validation", "n_test"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}.")
+        if self.n_basis_samples > self.n_train:
+            raise InputError(
+                f"n_basis_samples: expected at most n_samples = {self.n_train}, since the bases are built from "
+                f"training samples, got {self.n_basis_samples}."
+            )
+        if self.input_basis not in ("derivative", "kle"):
+            raise InputError(f'input_basis: expected "derivative" or "kle", got {self.input_basis!r}.')
+        if self.output_basis not in ("derivative", "pod"):
+            raise InputError(f'output_basis: expected "derivative" or "pod", got {self.output_basis!r}.')
+
+
+def generate(
+    model: JacobianModel,
+    path: str | Path,
+    *,
+    n_samples: int,
+    n_validation: int | None = None,
+    n_test: int | None = None,
+    n_basis_samples: int | None = None,
+    input_rank: int = 100,
+    output_rank: int = 50,
+    input_basis: str = "derivative",
+    output_basis: str = "derivative",
+    seed: int = 0,
+    resume: bool = False,
+    store_full: bool = False,
+    max_failures: int = 10,
+    progress: bool = True,
+) -> Dataset:
+    """Draw parameters, solve, and store reduced values and Jacobians, also under `mpirun`.
+
+    The first pass keeps the full Jacobians of `n_basis_samples` training samples on disk until the
+    bases are built from them; the second projects those and solves the remaining samples.
+    Every group of ranks that shares a mesh takes every n-th sample.
+
+    Parameters
+    ----------
+    model : JacobianModel
+        Its mesh on ``hd.sample_communicator()``.
+    path : str or Path
+        Directory of the dataset.
+    n_samples : int
+        Training samples.
+    n_validation, n_test : int, optional
+        Held-out samples beyond those; default n_samples/8 and n_samples/4, at least 1.
+    n_basis_samples : int, optional
+        Of the training samples, for the bases; default the first 128 of them.
+    input_rank, output_rank : int
+        rM and rQ.
+    input_basis : "derivative" or "kle"
+    output_basis : "derivative" or "pod"
+    seed : int
+        Sample i depends on (seed, i) alone.
+    resume : bool
+        Continue the dataset that is at `path`, if there is one.
+    store_full : bool
+        Keep full parameters m (dM,) and Jacobians J (dQ, dM) as well.
+    max_failures : int
+        More failed solves end the run.
+    progress : bool
+        Show progress bars on rank 0.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    InputError, RankError, MisfitError
+        For arguments that cannot be.
+    DatasetError
+        If `path` holds something else, or a dataset and `resume` is False.
+    FingerprintError
+        If `path` holds another problem's dataset.
+    GenerationError
+        If more than `max_failures` solves failed, or a rank raised.
+    """
+    plan = Plan(
+        n_train=n_samples,
+        n_validation=max(1, n_samples // 8) if n_validation is None else n_validation,
+        n_test=max(1, n_samples // 4) if n_test is None else n_test,
+        n_basis_samples=min(128, n_samples) if n_basis_samples is None else n_basis_samples,
+        input_rank=input_rank,
+        output_rank=output_rank,
+        input_basis=input_basis,
+        output_basis=output_basis,
+        seed=seed,
+        store_full=store_full,
+    )
+    plan.check()
+    serialize_compilation()
+    generator = _Generator(model, Path(path), plan, max_failures, progress)
+    generator.prepare(resume)
+    if not generator.finished():
+        generator.first_pass()
+        generator.second_pass()
+    return Dataset.open(path)
+
+
+class _Generator:
+    """One run of `generate`: the ranks, the files, the two passes."""
+
+    def __init__(self, model: JacobianModel, path: Path, plan: Plan, max_failures: int, progress: bool):
+        self.model, self.path, self.plan = model, path, plan
+        self.max_failures, self.progress = max_failures, progress
+        self.noise = model.noise_covariance
+        self.order = DofOrder(model.prior.Vh)
+        self.mesh_comm = self.order.comm
+        self.world = MPI.COMM_WORLD
+        if self.world.size % self.mesh_comm.size:
+            raise InputError(
+                f"model: its mesh lives on {self.mesh_comm.size} ranks, which do not divide the {self.world.size} of "
+                "this run; build it on hd.sample_communicator(ranks_per_sample)."
+            )
+        self.n_groups = self.world.size // self.mesh_comm.size
+        self.group = self.world.rank // self.mesh_comm.size
+        self.writes = self.mesh_comm.rank == 0
+
+    # ---- the directory -------------------------------------------------------------------
+
+    def prepare(self, resume: bool) -> None:
+        """Create the dataset, or check that the one that is there may be continued."""
+        mark = fingerprint(self.model)
+        self._everywhere(lambda: self._create_or_check(mark, resume) if self.world.rank == 0 else None)
+        self.root = zarr.open_group(self.path, mode="r+")
+
+    def _create_or_check(self, mark: dict, resume: bool) -> None:
+        if self.path.exists() and any(self.path.iterdir()):
+            if not (self.path / "zarr.json").exists():
+                raise DatasetError(
+                    f"path: {str(self.path)!r} is not empty and holds no dataset; choose another directory."
+                )
+            found = Dataset.open(self.path)
+            check_fingerprint(found.fingerprint, mark, f"path: the dataset in {str(self.path)!r}")
+            if not resume:
+                raise DatasetError(
+                    f"path: {str(self.path)!r} holds a dataset of this problem already; pass resume=True to continue "
+                    "it, or choose another directory."
+                )
+            stored, wanted = found.attributes["plan"], asdict(self.plan)
+            different = [f"{k} was {stored.get(k)}, is {v}" for k, v in wanted.items() if stored.get(k) != v]
+            if different:
+                raise DatasetError(
+                    f"path: the dataset in {str(self.path)!r} was planned otherwise: {'; '.join(different)}. "
+                    "Resume with the same numbers, or choose another directory."
+                )
+            return
+        self._create(mark)
+
+    def _create(self, mark: dict) -> None:
+        plan, dim, n_observables = self.plan, self.order.dim, self.noise.dim
+        root = zarr.open_group(self.path, mode="w")
+        n, m = plan.n_total, plan.input_rank
+        create_array(root, "x", (n, m), ("sample", "latent_parameter"))
+        create_array(root, "y", (n, plan.output_rank), ("sample", "latent_observable"))
+        create_array(
+            root, "reduced_jacobian", (n, plan.output_rank, m), ("sample", "latent_observable", "latent_parameter")
+        )
+        create_array(root, "observable", (n, n_observables), ("sample", "observable"))
+        create_array(root, "observable_energy", (n,), ("sample",))
+        create_array(root, "jacobian_energy", (n,), ("sample",))
+        create_array(root, "status", (n,), ("sample",), dtype="u1")
+        if plan.store_full:
+            create_array(root, "m", (n, dim), ("sample", "parameter"))
+            create_array(root, "jacobian", (n, n_observables, dim), ("sample", "observable", "parameter"))
+        scratch = root.create_group("basis_samples")
+        b = plan.n_basis_samples
+        create_array(scratch, "m", (b, dim), ("sample", "parameter"))
+        create_array(scratch, "observable", (b, n_observables), ("sample", "observable"))
+        create_array(scratch, "covariance", (b, n_observables, n_observables), ("sample", "observable", "observable2"))
+        create_array(scratch, "jacobian", (b, n_observables, dim), ("sample", "observable", "parameter"))
+        create_array(scratch, "status", (b,), ("sample",), dtype="u1")
+        noise = root.create_group("bases").create_array("noise_covariance", shape=self.noise.value.shape, dtype="f8")
+        noise[...] = self.noise.value
+        root.create_group("failures")
+        versions = {name: metadata.version(name) for name in ("hippylib", "numpy", "zarr", "mpi4py")}
+        # written last: a directory without the format mark is not taken for a dataset
+        root.attrs.update(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "plan": asdict(plan),
+                "fingerprint": mark,
+                "versions": {**versions, "python": sys.version.split()[0]},
+            }
+        )
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool((self.root["status"][:] != PENDING).all()) and "basis_samples" not in self.root
+
+    # ---- the passes ----------------------------------------------------------------------
+
+    def first_pass(self) -> None:
+        """Full Jacobians of the basis samples, then the bases."""
+        if "bases/output" not in self.root:
+            scratch = self.root["basis_samples"]
+            self._run("bases", scratch["status"], self._solve_basis_sample)
+            self._everywhere(lambda: self._build_bases(scratch) if self.group == 0 else None)
+
+    def second_pass(self) -> None:
+        """Reduced samples of all splits."""
+        self.input, self.output = (Dataset(self.root, self.path)._basis(name) for name in ("input", "output"))
+        self._encoder = self.order.from_array(self.input.encoder)
+        self._decoder = self.order.from_array(self.input.decoder)
+        self._shift = self.order.from_array(self.input.shift)
+        self._run("samples", self.root["status"], self._solve_sample)
+        self._everywhere(self._remove_scratch)
+
+    def _remove_scratch(self) -> None:
+        if self.world.rank == 0:
+            shutil.rmtree(self.path / "basis_samples")
+
+    def _run(self, label: str, status: zarr.Array, solve: Callable[[int], None]) -> None:
+        """Every group solves its share of the pending samples; failures are recorded, errors reach all ranks."""
+        pending = np.flatnonzero(self.world.bcast(status[:] if self.world.rank == 0 else None) == PENDING)
+        mine = pending[self.group :: self.n_groups]
+        bar = SharedProgress(self.world, len(pending), label, self.progress)
+
+        def work() -> None:
+            failures = 0
+            for index in mine:
+                try:
+                    solve(int(index))
+                    outcome = DONE
+                except SolveError as error:
+                    outcome = FAILED
+                    failures += 1
+                    self._record_failure(int(index), error)
+                if self.writes:
+                    status[int(index)] = outcome
+                    bar.step()
+                if failures > self.max_failures:
+                    break
+
+        try:
+            self._everywhere(work, before_meeting=bar.finish)
+        finally:
+            total_failures = int((status[:] == FAILED).sum())
+        if total_failures > self.max_failures:
+            raise GenerationError(
+                f"{total_failures} solves failed, more than max_failures={self.max_failures}; see the reasons in "
+                f"{self.path / 'failures'}. Check the forward solver, or allow more and resume."
+            )
+
+    def _record_failure(self, index: int, error: SolveError) -> None:
+        if self.writes:
+            record = {"index": index, "seed": self.plan.seed, "reason": str(error)}
+            (self.path / "failures" / f"{index:08d}.json").write_text(json.dumps(record))
+
+    def _everywhere(self, work: Callable[[], None], before_meeting: Callable[[], None] = lambda: None) -> None:
+        """Run `work` on every rank, then meet; an error on one rank is an error on all, none hangs."""
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+        before_meeting()
+        first = next(
+            (e for e in self.world.allgather(None if error is None else (self.world.rank, repr(error))) if e), None
+        )
+        if error is not None:
+            raise error
+        if first is not None:
+            raise GenerationError(f"rank {first[0]} of {self.world.size} raised {first[1]}.")
+
+    # ---- one sample ----------------------------------------------------------------------
+
+    def _solve(self, index: int):
+        """m, q (dQ,), Jᵀ (n_owned, dQ) and the linearised covariance J R⁻¹ Jᵀ (dQ, dQ)."""
+        prior = self.model.prior
+        m = draw_parameter(prior, self.plan.seed, index)
+        q, jacobian = self.model.linearize(m)
+        rows = jacobian.owned_rows()
+        riesz = map_block(prior.Rsolver.solve, prior.mean, prior.mean, rows)
+        return owned_values(m), q, rows, self._sum(rows.T @ riesz)
+
+    def _sum(self, local: np.ndarray) -> np.ndarray:
+        return local if self.mesh_comm.size == 1 else self.mesh_comm.allreduce(local)
+
+    def _solve_basis_sample(self, index: int) -> None:
+        m, q, rows, covariance = self._solve(index)
+        full_m, full_rows = self.order.to_array(m), self.order.to_array(rows)
+        if self.writes:
+            scratch = self.root["basis_samples"]
+            scratch["m"][index] = full_m
+            scratch["observable"][index] = q
+            scratch["covariance"][index] = covariance
+            scratch["jacobian"][index] = full_rows.T
+
+    def _build_bases(self, scratch: zarr.Group) -> None:
+        plan = self.plan
+        done = np.flatnonzero(scratch["status"][:] == DONE)
+        if self.progress and self.writes:
+            print(f"computing bases of rank {plan.input_rank} and {plan.output_rank} from {len(done)} samples", flush=True)
+
+        def jacobians() -> Iterator[np.ndarray]:
+            for i in done:
+                yield self.order.from_array(scratch["jacobian"][int(i)].T)
+
+        if plan.input_basis == "derivative":
+            basis = derivative_input_basis(
+                self.model.prior, jacobians, self.noise, rank=plan.input_rank, n_samples=len(done), seed=plan.seed
+            )
+        else:
+            basis = kle_input_basis(self.model.prior, rank=plan.input_rank, seed=plan.seed)
+        observables = scratch["observable"].oindex[done]
+        output = self._output_basis(observables, lambda: scratch["covariance"].oindex[done])
+        if self.writes:
+            write_basis(self.root, "input", basis)
+            write_basis(self.root, "output", output)
+
+    def _output_basis(self, observables: np.ndarray, covariances: Callable[[], np.ndarray]) -> Basis:
+        if self.plan.output_basis == "derivative":
+            return derivative_output_basis(observables, covariances(), self.noise, rank=self.plan.output_rank)
+        return pod_output_basis(observables, self.noise, rank=self.plan.output_rank)
+
+    def _kept(self, index: int):
+        """What the first pass stored of this sample, in this rank's rows."""
+        scratch = self.root["basis_samples"]
+        if scratch["status"][index] == FAILED:
+            raise SolveError("failed in the first pass")
+        return (
+            self.order.from_array(scratch["m"][index]),
+            scratch["observable"][index],
+            self.order.from_array(scratch["jacobian"][index].T),
+            scratch["covariance"][index],
+        )
+
+    def _solve_sample(self, index: int) -> None:
+        m, q, rows, covariance = self._kept(index) if index < self.plan.n_basis_samples else self._solve(index)
+        x = self._sum(self._encoder.T @ (m - self._shift))
+        reduced = self.output.encoder.T @ self._sum(rows.T @ self._decoder)
+        full = (self.order.to_array(m), self.order.to_array(rows)) if self.plan.store_full else None
+        if not self.writes:
+            return
+        self.root["x"][index] = x
+        self.root["y"][index] = self.output.encode(q)
+        self.root["reduced_jacobian"][index] = reduced
+        self.root["observable"][index] = q
+        self.root["observable_energy"][index] = q @ self.noise.solve(q)
+        self.root["jacobian_energy"][index] = np.trace(self.noise.solve(covariance))
+        if full is not None:
+            self.root["m"][index], self.root["jacobian"][index] = full[0], full[1].T
+

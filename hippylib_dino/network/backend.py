@@ -1,0 +1,25 @@
+"""Keras, imported with a clear error where an HDF5 library clashes."""
+
+from __future__ import annotations
+
+import sys
+
+from hippylib_dino.errors import LibraryError
+
+try:
+    import h5py  # noqa: F401  Keras and TensorFlow import it, and fail less clearly
+except (ImportError, ValueError, AttributeError) as error:
+    raise LibraryError(
+        f"h5py: cannot be imported ({error}). "
+        + (
+            "dolfin is loaded, and the h5py wheel brings an HDF5 library of its own that clashes with dolfin's. "
+            "Remove the wheel and use the h5py built on the same HDF5: `pip uninstall h5py`, then "
+            "`apt install python3-h5py-mpi` (Debian, Ubuntu) or your distribution's package."
+            if "dolfin" in sys.modules
+            else "Keras needs it: install h5py (next to dolfin: your distribution's package, not the wheel)."
+        )
+    ) from error
+
+import keras
+
+__all__ = ["keras"]

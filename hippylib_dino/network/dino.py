@@ -1,0 +1,206 @@
+"""The trained DINO: network, bases, provenance; evaluation; one file on disk.
+
+Needs neither dolfin nor Keras: the network is evaluated in NumPy.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.errors import InputError, ModelFileError
+from hippylib_dino.network.architecture import ReducedDense
+from hippylib_dino.network.latent_map import LatentMap
+from hippylib_dino.network.metrics import relative_errors
+from hippylib_dino.reduction.basis import Basis
+
+FORMAT = "hippylib_dino model"
+FORMAT_VERSION = 1
+_BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
+
+
+@dataclass
+class DINO:
+    """Derivative-informed neural operator F̂(m) = q̄ + Φ f(x), x = (RΨ)ᵀ(m - m̄), with Ĵ = Φ ∂f (RΨ)ᵀ.
+
+    Made by `hd.train` or `DINO.load`.
+
+    Attributes
+    ----------
+    architecture : ReducedDense
+    weights : list of arrays
+        As Keras orders them.
+    input_basis, output_basis : Basis
+    fingerprint : dict
+        Of the problem; checked by `hd.SurrogateModel`.
+    training : dict
+        How it was trained, with the ``history`` by epoch.
+
+    Examples
+    --------
+    ::
+
+        dino = hd.train(dataset, "h1", n_train=1024)
+        print(dino.evaluate(dataset)["jacobian"])
+        dino.save("confusion.dino")
+    """
+
+    architecture: ReducedDense
+    weights: list[np.ndarray]
+    input_basis: Basis
+    output_basis: Basis
+    fingerprint: dict
+    training: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        ranks = (self.architecture.input_rank, self.architecture.output_rank)
+        if ranks != (self.input_basis.rank, self.output_basis.rank):
+            raise InputError(
+                f"architecture: expected ranks {(self.input_basis.rank, self.output_basis.rank)} as the bases have, "
+                f"got {ranks}."
+            )
+
+    @cached_property
+    def latent_map(self) -> LatentMap:
+        """f, from latent parameters (rM,) to latent observables (rQ,), in float64."""
+        return self.architecture.latent_map(self.weights)
+
+    def observable(self, m: np.ndarray) -> np.ndarray:
+        """F̂(m): full parameters (..., dM) in canonical dof order to observables (..., dQ)."""
+        return self.output_basis.decode(self.latent_map.value(self.input_basis.encode(m)))
+
+    def keras_model(self):
+        """The functional Keras model with the trained weights; outputs ``observable``, ``jacobian``."""
+        model = self.architecture.keras_model()
+        model.set_weights(self.weights)
+        return model
+
+    def evaluate(self, dataset: Dataset, part: str = "test") -> dict[str, float]:
+        """Relative errors on held-out samples; see `hippylib_dino.network.metrics.relative_errors`.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            Of the same problem, with the same bases.
+        part : str
+            "test" (default), "validation" or "train".
+
+        Raises
+        ------
+        InputError
+            If the dataset has other bases, or no such samples.
+        """
+        samples = dataset.split(part)
+        if len(samples) == 0:
+            raise InputError(f"part: the dataset has no {part} samples; generate with n_{part} of at least 1.")
+        basis = dataset.input_basis
+        if basis.decoder.shape != self.input_basis.decoder.shape or not np.allclose(
+            basis.decoder, self.input_basis.decoder, rtol=0, atol=1e-8 * np.abs(basis.decoder).max()
+        ):
+            raise InputError("dataset: its input basis is not the one that this DINO was trained in; latent samples differ.")
+        predictions = [self.latent_map.value_and_jacobian(x) for x in samples.x]
+        values = np.array([value for value, _ in predictions])
+        jacobians = np.array([jacobian for _, jacobian in predictions])
+        return relative_errors(samples, values, jacobians, self.input_basis, self.output_basis)
+
+    # ---- one file ------------------------------------------------------------------------
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write everything into one file: a ZIP of a JSON manifest and .npy arrays with checksums, no pickle.
+
+        Raises
+        ------
+        InputError
+            If the file exists and `overwrite` is False.
+        """
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise InputError(f"path: {str(path)!r} exists; pass overwrite=True to replace it, or choose another name.")
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "architecture": self.architecture.get_config(),
+            "n_weights": len(self.weights),
+            "bases": {
+                name: {"kind": basis.kind, "inner_product": basis.inner_product, "shape": list(basis.decoder.shape)}
+                for name, basis in self._bases().items()
+            },
+            "fingerprint": self.fingerprint,
+            "training": self.training,
+        }
+        temporary = path.with_name(path.name + ".partial")
+        with zipfile.ZipFile(temporary, "w") as archive:
+            archive.writestr("manifest.json", json.dumps(manifest))
+            for name, array in self._arrays().items():
+                buffer = io.BytesIO()
+                np.save(buffer, array, allow_pickle=False)
+                archive.writestr(f"{name}.npy", buffer.getvalue())
+        os.replace(temporary, path)
+
+    def _bases(self) -> dict[str, Basis]:
+        return {"input_basis": self.input_basis, "output_basis": self.output_basis}
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {f"weights/{i}": w for i, w in enumerate(self.weights)}
+        for name, basis in self._bases().items():
+            arrays.update({f"{name}/{key}": getattr(basis, key) for key in _BASIS_ARRAYS})
+        return arrays
+
+    @classmethod
+    def load(cls, path: str | Path) -> DINO:
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        ModelFileError
+            If it is missing, truncated, altered, of a newer format, or no DINO at all.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ModelFileError(f"path: there is no file {str(path)!r}.")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                manifest = json.loads(archive.read("manifest.json"))
+                _check_format(manifest, path)
+                read = lambda name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)  # noqa: E731
+                weights = [read(f"weights/{i}") for i in range(manifest["n_weights"])]
+                bases = {
+                    name: Basis(
+                        **{key: read(f"{name}/{key}") for key in _BASIS_ARRAYS},
+                        kind=manifest["bases"][name]["kind"],
+                        inner_product=manifest["bases"][name]["inner_product"],
+                    )
+                    for name in ("input_basis", "output_basis")
+                }
+        except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError) as error:
+            raise ModelFileError(
+                f"path: {str(path)!r} is truncated, altered or no DINO file ({error}). Restore it, or train and save again."
+            ) from error
+        architecture = ReducedDense.from_config(manifest["architecture"])
+        return cls(architecture, weights, **bases, fingerprint=manifest["fingerprint"], training=manifest["training"])
+
+    def __repr__(self) -> str:
+        how = self.training
+        return (
+            f"DINO({self.input_basis.dim} -> {self.architecture.input_rank} -> {self.architecture.hidden} -> "
+            f"{self.architecture.output_rank} -> {self.output_basis.dim}, {how.get('formulation')}, "
+            f"n_train={how.get('n_train')})"
+        )
+
+
+def _check_format(manifest: dict, path: Path) -> None:
+    if manifest.get("format") != FORMAT:
+        raise ModelFileError(f"path: {str(path)!r} is a ZIP file, but not a {FORMAT}.")
+    if manifest["format_version"] > FORMAT_VERSION:
+        raise ModelFileError(
+            f"path: {str(path)!r} has format version {manifest['format_version']}, this package reads up to "
+            f"{FORMAT_VERSION}; upgrade hippylib_dino."
+        )

@@ -1,0 +1,70 @@
+"""Laplace approximation of the posterior, for PDE and surrogate alike."""
+
+from __future__ import annotations
+
+import hippylib as hp
+
+from hippylib_dino.errors import InputError
+
+
+def laplace(
+    model: hp.Model,
+    solution: list,
+    *,
+    rank: int | None = None,
+    oversampling: int = 20,
+    gauss_newton_approx: bool = True,
+    seed: int = 1,
+) -> hp.GaussianLRPosterior:
+    """Low-rank Laplace approximation at a MAP point, by hIPPYlib's randomized `doublePassG`.
+
+    Parameters
+    ----------
+    model : hp.Model
+        PDE or surrogate.
+    solution : [u, m, p]
+        What `hp.ReducedSpaceNewtonCG(model).solve` returned.
+    rank : int, optional
+        Eigenpairs of (H_misfit, R) to keep; default the rank of the surrogate's Gauss-Newton
+        Hessian, or the number of observables of a PDE model, at most 100.
+    oversampling : int
+        Additional random directions.
+    gauss_newton_approx : bool
+        True (default) keeps every eigenvalue nonnegative; False uses the full Hessian.
+    seed : int
+        Of the random directions.
+
+    Returns
+    -------
+    hp.GaussianLRPosterior
+        Its mean is a copy of the MAP point.
+
+    Raises
+    ------
+    InputError
+        If `rank` exceeds the parameter dimension.
+
+    References
+    ----------
+    Villa, Petra, Ghattas, "hIPPYlib", ACM Trans. Math. Softw. 47 (2021), section on the low-rank Laplace approximation.
+    """
+    m = solution[hp.PARAMETER]
+    rank = _default_rank(model) if rank is None else rank
+    if not 1 <= rank <= m.size():
+        raise InputError(f"rank: expected 1 .. {m.size()}, the parameter dimension, got {rank}.")
+    model.setPointForHessianEvaluations(solution, gauss_newton_approx=gauss_newton_approx)
+    hessian = hp.ReducedHessian(model, misfit_only=True)
+    size = min(rank + oversampling, m.size())
+    directions = hp.MultiVector(m, size)
+    comm = m.mpi_comm()
+    hp.Random(comm.rank, comm.size, 1_000_000, seed).normal(1.0, directions)
+    eigenvalues, vectors = hp.doublePassG(hessian, model.prior.R, model.prior.Rsolver, directions, rank, s=1)
+    posterior = hp.GaussianLRPosterior(model.prior, eigenvalues, vectors)
+    posterior.mean = m.copy()
+    return posterior
+
+
+def _default_rank(model: hp.Model) -> int:
+    """Number of observables, which bounds the rank of the Gauss-Newton Hessian; at most 100."""
+    n_observables = model.misfit.B.size(0) if hasattr(model.misfit, "B") else 100
+    return min(n_observables, 100, model.prior.mean.size())
