@@ -25,16 +25,16 @@ class SharedProgress:
     """
 
     def __init__(self, comm: MPI.Comm, total: int, label: str, show: bool = True):
-        self.comm, self.total, self.seen = comm, total, 0
+        self.comm, self._running = comm, comm.size - 1
         self._sent: list[MPI.Request] = []
         self._bar = tqdm(total=total, desc=label, unit="sample", disable=not show or comm.rank != 0, mininterval=0.5)
 
     def step(self) -> None:
         """One more sample is done on this rank."""
         if self.comm.rank != 0:
-            self._sent.append(self.comm.isend(None, dest=0, tag=_TAG))
+            self._sent.append(self.comm.isend(False, dest=0, tag=_TAG))
             return
-        self._count()
+        self._bar.update()
         while self.comm.iprobe(tag=_TAG):
             self._receive()
 
@@ -42,20 +42,15 @@ class SharedProgress:
         """Wait until every rank has called it; rank 0 shows what the others still do."""
         if self.comm.rank != 0:
             MPI.Request.waitall(self._sent)
-            self.comm.send("done", dest=0, tag=_TAG)
+            self.comm.send(True, dest=0, tag=_TAG)
         else:
-            waiting = self.comm.size - 1
-            while waiting:
-                waiting -= self._receive()
+            while self._running:
+                self._receive()
         self._bar.close()
 
-    def _receive(self) -> bool:
-        """Take one message; whether it says that its rank has finished."""
-        message = self.comm.recv(tag=_TAG)
-        if message is None:
-            self._count()
-        return message is not None
-
-    def _count(self) -> None:
-        self.seen += 1
-        self._bar.update()
+    def _receive(self) -> None:
+        """Take one message of another rank: a sample more, or that it has finished."""
+        if self.comm.recv(tag=_TAG):
+            self._running -= 1
+        else:
+            self._bar.update()

@@ -6,9 +6,12 @@ from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import CovarianceStateObservation, NoiseCovariance, ObservableMisfit
+from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
+from hippylib_dino.modeling.verify import cost_rates, observable_rates
 
 __all__ = [
     "CovarianceStateObservation",
+    "DofOrder",
     "Jacobian",
     "JacobianModel",
     "NoiseCovariance",
@@ -16,8 +19,12 @@ __all__ = [
     "PDEJacobian",
     "ParameterToObservable",
     "check_fingerprint",
+    "cost_rates",
     "fingerprint",
+    "observable_rates",
+    "owned_values",
     "prior_fingerprint",
     "sample_communicator",
     "serialize_compilation",
+    "set_owned_values",
 ]

@@ -56,6 +56,20 @@ def prior_fingerprint(prior) -> dict:
     }
 
 
+def operator_fingerprint(misfit: hp.Misfit) -> dict:
+    """Size and row norms of the observation operator, which need no state space."""
+    B = observation_operator(misfit)
+    starts, _, entries = dl.as_backend_type(B).mat().getValuesCSR()
+    squares = np.add.reduceat(np.append(entries**2, 0.0), starts[:-1]) if len(starts) > 1 else np.zeros(0)
+    norms = np.sqrt(gather(np.where(np.diff(starts) > 0, squares, 0.0), B.mpi_comm()))
+    return {"observation rows": {"size": f"{B.size(0)} x {B.size(1)}", "norms": _moments(norms)}}
+
+
+def _moments(values: np.ndarray) -> list[float]:
+    """Three weighted sums of an array, whatever its length."""
+    return [float(v @ values) for v in np.cos(np.outer([0.0, 0.7, 1.9], np.arange(len(values))))]
+
+
 def observation_fingerprint(misfit: hp.Misfit, state_space) -> dict:
     """State space (mesh, element) and observation operator."""
     B = observation_operator(misfit)
@@ -68,10 +82,11 @@ def observation_fingerprint(misfit: hp.Misfit, state_space) -> dict:
         set_owned_values(u, probes[:, j])
         B.mult(u, q)
         everything = gather(owned_values(q), q.mpi_comm())
-        values += [float(v @ everything) for v in np.cos(np.outer([0.0, 0.7, 1.9], np.arange(q.size())))]
+        values += _moments(everything)
     return {
         "state space": _space(order, state_space),
-        "observation operator": {"dimension": str(q.size()), "values": values},
+        "observation operator": {"values": values},
+        **operator_fingerprint(misfit),
     }
 
 

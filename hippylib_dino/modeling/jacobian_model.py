@@ -5,6 +5,7 @@ from __future__ import annotations
 import dolfin as dl
 import hippylib as hp
 import numpy as np
+from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian
@@ -112,6 +113,9 @@ class JacobianModel(ParameterToObservable, hp.Model):
 
         The Jacobian lives until the problem is linearised elsewhere.
         """
+        # petsc4py hands matrices that went out of scope, hIPPYlib's and ours, to a list that only
+        # this call empties; without it every sample would keep its matrices and factors in memory
+        PETSc.garbage_cleanup(self._parameter.mpi_comm())
         u = self.solveState(m)
         adjoint = self.problem.generate_state()
         self.problem.setLinearizationPoint([u, m, adjoint], gauss_newton_approx=True)

@@ -20,7 +20,7 @@ class ReducedDense:
     input_rank, output_rank : int
         rM and rQ.
     hidden : tuple of int
-        Widths of the hidden layers.
+        Widths of the hidden layers; none makes an affine map.
     activation : str
         "gelu", "tanh", "softplus" or "silu".
     output_scale : float
@@ -42,8 +42,8 @@ class ReducedDense:
     def __post_init__(self):
         get_activation(self.activation)
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"hidden: expected at least one positive layer width, got {self.hidden}.")
+        if any(width < 1 for width in self.hidden):
+            raise InputError(f"hidden: expected positive layer widths, got {self.hidden}.")
 
     def get_config(self) -> dict:
         """Plain values that `from_config` takes."""

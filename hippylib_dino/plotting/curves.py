@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from hippylib_dino.plotting.figures import COLORS, MARKERS, REFERENCE, check_entries, input_error
+from hippylib_dino.plotting.figures import COLORS, REFERENCE, check_entries, input_error
 
 FEW = 30  # up to this many points a curve carries markers
 LEARNING_RATE = "learning_rate"
@@ -32,25 +32,45 @@ def _line(values: ArrayLike, argument: str) -> np.ndarray:
     return array
 
 
-def _draw_log(axes: Axes, values: np.ndarray, **style) -> tuple[Line2D, str]:
-    """Draw `values` (n,) over 1..n on a log axis; return the line and a note on what cannot be shown."""
-    shown = np.isfinite(values) & (values > 0)
+def _shown(values: np.ndarray) -> np.ndarray:
+    """Mask (n,) of the values that a log axis can show."""
+    return np.isfinite(values) & (values > 0)
+
+
+def _note(*arrays: np.ndarray) -> str:
+    """For the legend: how many of the values a log axis cannot show."""
+    hidden = sum(np.count_nonzero(~_shown(values)) for values in arrays)
+    return f" ({hidden} not shown: ≤ 0 or nan)" if hidden else ""
+
+
+def _draw_log(axes: Axes, values: np.ndarray, **style) -> None:
+    """Draw `values` (n,) over 1..n for a log axis."""
+    shown = _shown(values)
     few = np.count_nonzero(shown) <= FEW
-    (line,) = axes.plot(
-        np.flatnonzero(shown) + 1, values[shown], markersize=4 if few else 0, linewidth=1.5, **{"marker": "o", **style}
-    )
-    hidden = int(np.count_nonzero(~shown))
-    return line, f" ({hidden} not positive, not shown)" if hidden else ""
+    axes.plot(np.flatnonzero(shown) + 1, values[shown], **{"marker": "o" if few else "", "markersize": 4, **style})
 
 
-def _finish_log(axes: Axes, ylabel: str, xlabel: str | None) -> None:
-    """Log y, whole numbers on x, labels and a light grid."""
+def _finish_log(axes: Axes, ylabel: str, last: int) -> None:
+    """Log y, 1..`last` on x with ticks at whole numbers, a light grid."""
     axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(0.5, last + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.set_ylabel(ylabel)
-    if xlabel is not None:
-        axes.set_xlabel(xlabel)
     axes.grid(True, alpha=0.3)
+
+
+def _draw_spectra(axes: Axes, spectra: Mapping[str, np.ndarray], labels: Sequence[str], *, broad_first: bool) -> None:
+    """All spectra on a log axis; a broad, pale first one is seen beneath those that lie on it."""
+    for i, (values, label, color) in enumerate(zip(spectra.values(), labels, cycle(COLORS))):
+        width = {"linewidth": 4, "alpha": 0.5} if i == 0 and broad_first else {"linewidth": 1.5}
+        _draw_log(axes, values, color=color, label=label + _note(values), **width)
+    _finish_log(axes, "eigenvalue", max(values.size for values in spectra.values()))
+
+
+def _lines(spectra: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """The spectra as arrays (n,)."""
+    check_entries(spectra, "spectra")
+    return {label: _line(values, f"spectra[{label!r}]") for label, values in spectra.items()}
 
 
 def plot_spectra(spectra: Mapping[str, ArrayLike]) -> Figure:
@@ -77,13 +97,11 @@ def plot_spectra(spectra: Mapping[str, ArrayLike]) -> Figure:
     >>> figure.axes[0].get_yscale()
     'log'
     """
-    check_entries(spectra, "spectra")
+    lines = _lines(spectra)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for (label, values), color, marker in zip(spectra.items(), cycle(COLORS), cycle(MARKERS)):
-        line, note = _draw_log(axes, _line(values, f"spectra[{label!r}]"), color=color, marker=marker)
-        line.set_label(f"{label}{note}")
-    _finish_log(axes, "eigenvalue", "index")
+    _draw_spectra(axes, lines, list(lines), broad_first=False)
+    axes.set_xlabel("index")
     axes.legend()
     return figure
 
@@ -137,8 +155,8 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
     if arrays:
         _draw_quantities(panels[0], arrays)
     if rate is not None:
-        _draw_log(panels[-1], rate, color=REFERENCE)
-        _finish_log(panels[-1], "learning rate", None)
+        _draw_log(panels[-1], rate, color=REFERENCE, label=LEARNING_RATE)
+        _finish_log(panels[-1], "learning rate", rate.size)
     panels[-1].set_xlabel("epoch")
     return figure
 
@@ -148,19 +166,17 @@ def _draw_quantities(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     quantities = dict.fromkeys(key.removeprefix(VALIDATION) for key in arrays)
     handles = []
     for quantity, color in zip(quantities, cycle(COLORS)):
-        notes = []
-        for key, style in ((quantity, "--"), (VALIDATION + quantity, "-")):
-            if key in arrays:
-                line, note = _draw_log(axes, arrays[key], color=color, linestyle=style)
-                line.set_label(key)
-                notes.append(note)
-        handles.append(Line2D([], [], color=color, label=quantity.replace("_", " ") + max(notes, key=len)))
+        styles = {key: dash for key, dash in ((quantity, "--"), (VALIDATION + quantity, "-")) if key in arrays}
+        for key, dash in styles.items():
+            _draw_log(axes, arrays[key], color=color, linestyle=dash, label=key)
+        label = quantity.replace("_", " ") + _note(*(arrays[key] for key in styles))
+        handles.append(Line2D([], [], color=color, label=label))
     if any(key.startswith(VALIDATION) for key in arrays):
         handles += [
             Line2D([], [], color=REFERENCE, linestyle="--", label="training"),
             Line2D([], [], color=REFERENCE, linestyle="-", label="validation"),
         ]
-    _finish_log(axes, "loss, relative error", None)
+    _finish_log(axes, "loss, relative error", next(iter(arrays.values())).size)
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
@@ -275,8 +291,9 @@ def _draw_histogram(axes: Axes, residual: np.ndarray, *, in_deviations: bool) ->
     rms = np.sqrt(np.mean(residual**2))
     if in_deviations:
         ends = axes.get_xlim()
-        axes.axvspan(-1, 1, color=COLORS[4], alpha=0.2, zorder=0, label="one noise standard deviation")
+        axes.axvspan(-1, 1, color=COLORS[4], alpha=0.2, zorder=0, label="within one noise standard deviation")
         axes.set_xlim(ends)
+        axes.margins(y=0.2)  # room for the legend above the bars
         axes.legend(loc="upper right")
     axes.axvline(0.0, color=REFERENCE, linestyle="--", linewidth=1)
     unit = " (noise standard deviations)" if in_deviations else ""
@@ -312,30 +329,26 @@ def plot_eigenvalues(spectra: Mapping[str, ArrayLike]) -> Figure:
     >>> len(figure.axes)
     2
     """
-    check_entries(spectra, "spectra")
-    lines = {label: _line(values, f"spectra[{label!r}]") for label, values in spectra.items()}
+    lines = _lines(spectra)
     heights = [4.0, 1.8] if len(lines) == 2 else [4.0]
     figure = Figure(figsize=(6.5, 0.4 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for (label, values), color, marker in zip(lines.items(), cycle(COLORS), cycle(MARKERS)):
-        line, note = _draw_log(panels[0], values, color=color, marker=marker, fillstyle="none")
-        line.set_label(f"{label}, {np.count_nonzero(values > 1)} above 1{note}")
+    labels = [f"{label}, {np.count_nonzero(values > 1)} above 1" for label, values in lines.items()]
+    _draw_spectra(panels[0], lines, labels, broad_first=True)
     panels[0].axhline(1.0, color=REFERENCE, linestyle="--", linewidth=1, label="1: data-informed above")
-    _finish_log(panels[0], "eigenvalue", None)
     panels[0].legend()
     if len(lines) == 2:
-        _draw_difference(panels[1], *lines.items())
+        _draw_difference(panels[1], *lines.values())
     panels[-1].set_xlabel("index")
     return figure
 
 
-def _draw_difference(axes: Axes, reference: tuple[str, np.ndarray], other: tuple[str, np.ndarray]) -> None:
-    """Relative difference of the second spectrum from the first, over their common indices."""
-    (_, first), (_, second) = reference, other
-    n = min(first.size, second.size)
+def _draw_difference(axes: Axes, reference: np.ndarray, other: np.ndarray) -> None:
+    """Relative difference of `other` (n2,) from `reference` (n1,), over their common indices."""
+    n = min(reference.size, other.size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        difference = np.abs(second[:n] - first[:n]) / np.abs(first[:n])
+        difference = np.abs(other[:n] - reference[:n]) / np.abs(reference[:n])
     _draw_log(axes, difference, color=REFERENCE)
-    _finish_log(axes, "relative\ndifference", None)
-    if not (difference > 0).any():
+    _finish_log(axes, "relative\ndifference", max(reference.size, other.size))
+    if np.array_equal(reference[:n], other[:n]):
         axes.text(0.5, 0.5, "identical", transform=axes.transAxes, ha="center", va="center", color=REFERENCE)

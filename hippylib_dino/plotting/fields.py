@@ -18,7 +18,8 @@ from hippylib_dino.modeling.spaces import set_owned_values
 from hippylib_dino.plotting.figures import check_entries, input_error
 
 FIELD_MAP, DIFFERENCE_MAP = "viridis", "RdBu_r"
-PANEL = 2.9  # inches, height of a square panel
+PANEL = 2.6  # inches, height of a square panel
+WIDEST = 8.0  # inches, width of a panel
 
 
 class _Picture:
@@ -50,7 +51,7 @@ class _Picture:
             )
         x, y = mesh.coordinates().T
         self.triangles = Triangulation(x, y, mesh.cells())
-        self.size = (np.ptp(x), np.ptp(y))
+        self.corners = (x.min(), x.max(), y.min(), y.max())
         self.values = function.compute_vertex_values(mesh)
         if not np.isfinite(self.values).all():
             raise input_error(
@@ -60,14 +61,21 @@ class _Picture:
                 remedy="Check that the solve that made it converged.",
             )
 
+    @property
+    def aspect(self) -> float:
+        """Height over width of the domain."""
+        left, right, bottom, top = self.corners
+        return (top - bottom) / (right - left)
+
     def draw(self, axes: Axes, *, limits: tuple[float, float], color_map: str, units: str) -> None:
         """Colours between `limits`, an equal aspect and a colour bar as high as the picture."""
         image = axes.tripcolor(
             self.triangles, self.values, shading="gouraud", cmap=color_map, vmin=limits[0], vmax=limits[1],
             rasterized=True,
         )  # fmt: skip
-        axes.set(aspect="equal", xlabel="x", ylabel="y")
-        width = np.clip(0.05 * self.size[1] / self.size[0], 0.01, 0.2)
+        axes.set_aspect("equal")
+        axes.margins(0.0)
+        width = np.clip(0.05 * self.aspect, 0.01, 0.1)
         bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.0 + width, 0.0, width, 1.0)))
         bar.set_label(units)
 
@@ -96,15 +104,19 @@ def _symmetric_range(pictures: Sequence[_Picture]) -> tuple[float, float]:
 
 def _panels(pictures: Sequence[_Picture]) -> tuple[Figure, list[Axes]]:
     """A figure with one axes a picture; rows of about the same length, shorter for wide domains."""
-    width, height = pictures[0].size
-    most = int(np.clip(round(4 * height / width), 1, 4))
-    rows = math.ceil(len(pictures) / most)
-    columns = math.ceil(len(pictures) / rows)
-    # room beside the picture for ticks, labels and the colour bar
-    tall = PANEL if height <= width else PANEL * min(height / width, 2.0)
-    size = (columns * (tall * width / height + 1.5), rows * (tall + 0.8))
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(len(pictures))]
+    n, aspect = len(pictures), min(picture.aspect for picture in pictures)
+    rows = math.ceil(n / np.clip(round(4 * aspect), 1, 4))
+    columns = math.ceil(n / rows)
+    width = min(PANEL * np.clip(aspect, 1.0, 2.0) / aspect, WIDEST)
+    # beside and above the picture: colour bar, ticks, labels, title
+    figure = Figure(figsize=(columns * (width + 1.3), rows * (width * aspect + 0.6)), layout="compressed")
+    panels = [figure.add_subplot(rows, columns, i + 1) for i in range(n)]
+    same = all(picture.corners == pictures[0].corners for picture in pictures)
+    for i, axes in enumerate(panels):
+        lowest, leftmost = i + columns >= n or not same, i % columns == 0 or not same
+        axes.set(xlabel="x" if lowest else "", ylabel="y" if leftmost else "")
+        axes.tick_params(labelbottom=lowest, labelleft=leftmost)
+    return figure, panels
 
 
 def _points(points: ArrayLike | None) -> np.ndarray | None:
@@ -132,7 +144,8 @@ def plot_fields(
     """Scalar fields side by side on one colour scale, so that they can be compared.
 
     Fields named in `differences` are drawn on a second scale, diverging, symmetric about zero and
-    shared among them.  Functions of any degree are shown by their values at the vertices.
+    shared among them.  Functions of any degree are shown by their values at the vertices; project a
+    discontinuous one on a Lagrange space first.
 
     Parameters
     ----------
@@ -148,7 +161,7 @@ def plot_fields(
     Returns
     -------
     matplotlib.figure.Figure
-        One axes a function, in order.
+        One axes a function, in order; inner axes of a common domain carry no coordinates.
 
     Raises
     ------
@@ -182,7 +195,7 @@ def plot_fields(
     signed_limits = _symmetric_range(signed) if signed else (-1.0, 1.0)
 
     figure, panels = _panels(list(pictures.values()))
-    for axes, (name, picture) in zip(panels, pictures.items()):
+    for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
         if name in differences:
             picture.draw(axes, limits=signed_limits, color_map=DIFFERENCE_MAP, units=units)
         else:
@@ -245,7 +258,7 @@ def plot_modes(space: dl.FunctionSpace, decoder: np.ndarray, indices: Sequence[i
         set_owned_values(mode.vector(), decoder[:, i])
         pictures.append(_Picture(mode, "space"))
     figure, panels = _panels(pictures)
-    for axes, i, picture in zip(panels, indices, pictures):
+    for axes, i, picture in zip(panels, indices, pictures, strict=True):
         picture.draw(axes, limits=_symmetric_range([picture]), color_map=DIFFERENCE_MAP, units="")
         axes.set_title(f"mode {i + 1}")
     return figure

@@ -12,7 +12,6 @@ from hippylib_dino.errors import InputError
 # Okabe and Ito's palette, told apart by colour-blind readers and in print
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 REFERENCE = "0.35"  # grey of lines that are not data
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def input_error(argument: str, *, expected: str, received: str, remedy: str) -> InputError:

@@ -6,7 +6,7 @@ import dolfin as dl
 import hippylib as hp
 import numpy as np
 
-from hippylib_dino.modeling.fingerprint import check_fingerprint, prior_fingerprint
+from hippylib_dino.modeling.fingerprint import check_fingerprint, operator_fingerprint, prior_fingerprint
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import NoiseCovariance, ObservableMisfit, noise_covariance
@@ -29,7 +29,7 @@ class SurrogateModel(ParameterToObservable, hp.Model):
     Raises
     ------
     FingerprintError
-        If mesh, parameter space or prior are not those the DINO was trained for.
+        If mesh, parameter space, prior or observation operator are not those the DINO was trained for.
     MisfitError
         If the misfit has no observation operator.
 
@@ -44,7 +44,8 @@ class SurrogateModel(ParameterToObservable, hp.Model):
 
     def __init__(self, dino: DINO, prior, misfit: hp.Misfit):
         observable_misfit = ObservableMisfit(misfit)
-        check_fingerprint(dino.fingerprint, prior_fingerprint(prior), "dino: it")
+        here = {**prior_fingerprint(prior), **operator_fingerprint(misfit)}
+        check_fingerprint(dino.fingerprint, here, "dino: it")
         problem = SurrogateProblem(dino, prior.Vh, observable_misfit.B.like)
         super().__init__(problem, prior, observable_misfit)
         self.dino = dino

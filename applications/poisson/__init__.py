@@ -1,0 +1,3 @@
+from applications.poisson.script import build
+
+__all__ = ["build"]

@@ -1,0 +1,58 @@
+"""Packaging of hippylib_dino.
+
+dolfin is not on PyPI: it comes from the distribution (see scripts/setup.sh), conda or Docker.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+
+
+def version() -> str:
+    """`__version__` of the package, read without importing it."""
+    source = (ROOT / "hippylib_dino" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise ValueError('hippylib_dino/__init__.py: expected a line __version__ = "...", found none.')
+    return match.group(1)
+
+
+setup(
+    name="hippylib_dino",
+    version=version(),
+    description="Derivative-informed neural operators for hIPPYlib",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="GPL-2.0-or-later",
+    packages=find_packages(include=["hippylib_dino", "hippylib_dino.*", "applications", "applications.*"]),
+    python_requires=">=3.11",  # the oldest that Zarr 3 runs on
+    install_requires=[
+        "hippylib>=3.2,<4",
+        "keras>=3.5,<4",
+        "matplotlib>=3.6",
+        "mpi4py>=3.1",
+        "numpy>=1.24,<2",  # dolfin is built against NumPy 1
+        "rich>=13",
+        "scipy>=1.10",
+        "tqdm>=4.64",
+        "typer>=0.12",
+        "zarr>=3.0.8,<4",
+    ],
+    extras_require={
+        "cpu": ["tensorflow-cpu>=2.18,<3"],
+        "gpu": ["tensorflow[and-cuda]>=2.18,<3"],
+        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.9"],
+    },
+    entry_points={"console_scripts": ["hippylib-dino = hippylib_dino.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Mathematics",
+    ],
+)

@@ -1,0 +1,106 @@
+"""Session fixtures: small models, a small dataset, a small trained DINO; and a way to run under MPI."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODELS = ("confusion", "poisson", "vector", "mixed", "linear")
+
+
+@pytest.fixture(scope="session")
+def models():
+    """PDE models by name."""
+    from tests import problems
+
+    import hippylib_dino as hd
+
+    return {name: getattr(problems, name)(hd.sample_communicator()) for name in MODELS}
+
+
+@pytest.fixture(scope="session")
+def confusion_dataset(models, tmp_path_factory):
+    import hippylib_dino as hd
+
+    path = tmp_path_factory.mktemp("data") / "confusion"
+    return hd.generate(
+        models["confusion"], path, n_samples=48, n_validation=8, n_test=8, input_rank=24, output_rank=30,
+        n_basis_samples=24, store_full=True, progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def confusion_dino(confusion_dataset):
+    import hippylib_dino as hd
+
+    return hd.train(confusion_dataset, "h1", epochs=60, hidden=(48, 48), seed=3, progress=False)
+
+
+@pytest.fixture(scope="session")
+def linear_dino(models, tmp_path_factory):
+    """A DINO without network error: the exact affine map of the linear problem, in its exact bases."""
+    import hippylib_dino as hd
+    from hippylib_dino.network import ReducedDense
+
+    dataset = hd.generate(
+        models["linear"], tmp_path_factory.mktemp("data") / "linear", n_samples=4, n_validation=1, n_test=1,
+        input_rank=9, output_rank=9, progress=False,
+    )  # fmt: skip
+    sample = dataset.split("train")
+    J = sample.reduced_jacobian[0]
+    return hd.DINO(
+        architecture=ReducedDense(9, 9, hidden=()),
+        weights=[J.T, sample.y[0] - J @ sample.x[0]],
+        input_basis=dataset.input_basis,
+        output_basis=dataset.output_basis,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+@pytest.fixture(scope="session")
+def surrogates(models, confusion_dino, linear_dino):
+    import hippylib_dino as hd
+
+    pairs = {"confusion": confusion_dino, "linear": linear_dino}
+    return {
+        f"{name} surrogate": hd.SurrogateModel(dino, models[name].prior, models[name].misfit)
+        for name, dino in pairs.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def maps(models, surrogates):
+    """Every parameter-to-observable map; a new one joins all laws by one entry here."""
+    return {**models, **surrogates}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Run code in a fresh interpreter, on `ranks` MPI ranks; return what it printed."""
+
+    def run(code, *, ranks=1, timeout=300, check=True, **environment):
+        command = [sys.executable, "-c", code]
+        if ranks > 1:
+            command = ["mpirun", "--oversubscribe", "-n", str(ranks), *command]
+        variables = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMPI_ALLOW_RUN_AS_ROOT": "1",
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            **environment,
+        }
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+        if check and done.returncode:
+            raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    return run

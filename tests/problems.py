@@ -1,0 +1,97 @@
+"""Small problems for the tests, each `build(comm) -> hd.JacobianModel`."""
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+
+import hippylib_dino as hd
+from applications import confusion as confusion_application
+from applications import poisson as poisson_application
+
+dl.set_log_level(dl.LogLevel.ERROR)
+
+
+def sensors(n):
+    return np.array([(x, y) for x in np.linspace(0.2, 0.8, n) for y in np.linspace(0.2, 0.8, n)])
+
+
+def confusion(comm):
+    """Nonlinear, scalar P1."""
+    return confusion_application.build(comm, mesh_size=16)
+
+
+def poisson(comm):
+    """is_fwd_linear=True, P2 state and P1 parameter."""
+    return poisson_application.build(comm, mesh_size=8)
+
+
+def vector(comm):
+    """Nonlinear vector state; dense noise covariance."""
+    mesh = dl.UnitSquareMesh(comm, 6, 6)
+    states, parameters = dl.VectorFunctionSpace(mesh, "Lagrange", 1), dl.FunctionSpace(mesh, "Lagrange", 1)
+
+    def residual(u, m, p):
+        stiffness = dl.exp(m) * dl.inner(dl.grad(u), dl.grad(p))
+        return (stiffness + dl.inner(u, u) * dl.inner(u, p) - dl.inner(dl.Constant((1.0, 2.0)), p)) * dl.dx
+
+    bc = dl.DirichletBC(states, dl.Constant((0.0, 0.0)), "on_boundary && x[0] < DOLFIN_EPS")
+    pde = hp.PDEVariationalProblem([states, parameters, states], residual, bc, bc, is_fwd_linear=False)
+    prior = hp.BiLaplacianPrior(parameters, 0.2, 1.0, robin_bc=True, solver_type="lu")
+    B = hp.assemblePointwiseObservation(states, sensors(2))
+    distance = np.abs(np.subtract.outer(np.arange(8), np.arange(8)))
+    return hd.JacobianModel(pde, prior, hd.CovarianceStateObservation(B, noise_covariance=1e-4 * 0.5**distance))
+
+
+def mixed(comm):
+    """Mixed state (flux, pressure): Darcy flow, with more observables than parameters."""
+    mesh = dl.UnitSquareMesh(comm, 3, 3)
+    cell = mesh.ufl_cell()
+    flux, pressure = dl.VectorElement("Lagrange", cell, 2), dl.FiniteElement("Lagrange", cell, 1)
+    states = dl.FunctionSpace(mesh, dl.MixedElement([flux, pressure]))
+    parameters = dl.FunctionSpace(mesh, "Lagrange", 1)
+
+    def residual(u, m, p):
+        (sigma, phi), (tau, psi) = dl.split(u), dl.split(p)
+        darcy = dl.exp(-m) * dl.inner(sigma, tau) + dl.inner(dl.grad(phi), tau) + 0.1 * dl.inner(sigma, sigma) * phi * psi
+        return (darcy - dl.inner(sigma, dl.grad(psi)) - psi) * dl.dx
+
+    bc = dl.DirichletBC(states.sub(1), dl.Constant(0.0), "on_boundary")
+    pde = hp.PDEVariationalProblem([states, parameters, states], residual, bc, bc, is_fwd_linear=False)
+    prior = hp.BiLaplacianPrior(parameters, 0.2, 1.0, robin_bc=True, solver_type="lu")
+    B = hp.assemblePointwiseObservation(states, sensors(3))
+    return hd.JacobianModel(pde, prior, hd.CovarianceStateObservation(B, noise_covariance=np.full(27, 1e-4)))
+
+
+def linear(comm):
+    """-div grad u + u = m: the observable is linear in the parameter, so the posterior is Gaussian."""
+    mesh = dl.UnitSquareMesh(comm, 8, 8)
+    space = dl.FunctionSpace(mesh, "Lagrange", 1)
+
+    def residual(u, m, p):
+        return dl.inner(dl.grad(u), dl.grad(p)) * dl.dx + u * p * dl.dx - m * p * dl.dx
+
+    pde = hp.PDEVariationalProblem([space] * 3, residual, [], [], is_fwd_linear=True)
+    mean = dl.interpolate(dl.Expression("sin(3*x[0]) + x[1]", degree=2), space).vector()
+    prior = hp.BiLaplacianPrior(space, 0.2, 1.0, mean=mean, robin_bc=True, solver_type="lu")
+    misfit = hp.DiscreteStateObservation(hp.assemblePointwiseObservation(space, sensors(3)), noise_variance=1e-4)
+    return hd.JacobianModel(pde, prior, misfit)
+
+
+def observe_truth(model, seed=11):
+    """Noisy data of a prior sample in the model's misfit."""
+    truth = hd.data.draw_parameter(model.prior, seed, 0)
+    noise = model.noise_covariance.sample(np.random.default_rng(seed))
+    q = model.evalObservable(truth) + noise
+    first, last = model.misfit.d.local_range()
+    hd.modeling.set_owned_values(model.misfit.d, q[first:last])
+    return truth
+
+
+def solve_map(model, **settings):
+    """MAP by hIPPYlib's Newton-CG, tight."""
+    parameters = hp.ReducedSpaceNewtonCG_ParameterList()
+    for key, value in {"rel_tolerance": 1e-9, "max_iter": 50, "print_level": -1, **settings}.items():
+        parameters[key] = value
+    solver = hp.ReducedSpaceNewtonCG(model, parameters)
+    x = solver.solve([None, model.prior.mean.copy(), None])
+    return x, solver
