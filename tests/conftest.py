@@ -37,7 +37,7 @@ def confusion_dataset(models, tmp_path_factory):
 def confusion_dino(confusion_dataset):
     import hippylib_dino as hd
 
-    return hd.train(confusion_dataset, "h1", epochs=60, hidden=(48, 48), seed=3, progress=False)
+    return hd.train(confusion_dataset, "h1", epochs=250, batch_size=8, hidden=(64, 64), seed=3, progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -29,10 +29,12 @@ def vector(comm):
     """Nonlinear vector state; dense noise covariance."""
     mesh = dl.UnitSquareMesh(comm, 6, 6)
     states, parameters = dl.VectorFunctionSpace(mesh, "Lagrange", 1), dl.FunctionSpace(mesh, "Lagrange", 1)
+    x = dl.SpatialCoordinate(mesh)
 
     def residual(u, m, p):
         stiffness = dl.exp(m) * dl.inner(dl.grad(u), dl.grad(p))
-        return (stiffness + dl.inner(u, u) * dl.inner(u, p) - dl.inner(dl.Constant((1.0, 2.0)), p)) * dl.dx
+        force = dl.as_vector((1.0, 5.0 * x[0] * x[1]))
+        return (stiffness + dl.inner(u, u) * dl.inner(u, p) - dl.inner(force, p)) * dl.dx
 
     bc = dl.DirichletBC(states, dl.Constant((0.0, 0.0)), "on_boundary && x[0] < DOLFIN_EPS")
     pde = hp.PDEVariationalProblem([states, parameters, states], residual, bc, bc, is_fwd_linear=False)

@@ -1,6 +1,6 @@
 """The laws of every parameter-to-observable map, PDE and surrogate alike, over one fixture list."""
 
-import hippylib as hp
+import dolfin as dl
 import numpy as np
 import pytest
 
@@ -87,7 +87,7 @@ def test_jvp_vjp_and_operator_agree_with_dense(case, rng):
         owned_values(model.vjp(m, w)), dense.T @ w, rtol=0, atol=1e-10 * np.abs(dense).max() * np.abs(w).sum()
     )
     J = model.jacobian(m)  # vjp and jvp linearised again
-    q, p = model.generate_vector(hp.STATE), model.generate_vector(hp.PARAMETER)
+    q, p = dl.Vector(m.mpi_comm()), dl.Vector(m.mpi_comm())
     J.init_vector(q, 0)
     J.init_vector(p, 1)
     assert (q.size(), p.size()) == J.shape
@@ -103,7 +103,7 @@ def test_jvp_vjp_and_operator_agree_with_dense(case, rng):
 def test_dense_against_finite_differences(case, rng):
     model, m, _ = case
     dense = model.jacobian(m).to_dense()
-    step = 1e-5
+    step = 1e-4  # balances rounding of the solves against the third derivative
     for j in rng.choice(dense.shape[1], size=4, replace=False):
         sides = []
         for sign in (1.0, -1.0):
@@ -112,7 +112,7 @@ def test_dense_against_finite_differences(case, rng):
             values[j] += sign * step
             hd.modeling.set_owned_values(moved, values)
             sides.append(model.value(moved))
-        np.testing.assert_allclose((sides[0] - sides[1]) / (2 * step), dense[:, j], rtol=0, atol=2e-6 * np.abs(dense).max())
+        np.testing.assert_allclose((sides[0] - sides[1]) / (2 * step), dense[:, j], rtol=0, atol=1e-5 * np.abs(dense).max())
 
 
 def test_svd_reproduces_the_dense_jacobian(case):

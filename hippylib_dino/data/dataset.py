@@ -244,7 +244,7 @@ class Dataset:
     @property
     def failures(self) -> list[dict]:
         """Failed samples: index, seed and reason."""
-        return [json.loads(f.read_text()) for f in sorted((self.path / "failures").glob("*.json"))]
+        return [json.loads(f.read_text()) for f in sorted((self.path / "failures").glob("sample-*.json"))]
 
     def verify(self) -> int:
         """Read everything once; checksums and completeness.

@@ -303,7 +303,7 @@ class _Generator:
     def _record_failure(self, index: int, error: SolveError) -> None:
         if self.writes:
             record = {"index": index, "seed": self.plan.seed, "reason": str(error)}
-            (self.path / "failures" / f"{index:08d}.json").write_text(json.dumps(record))
+            (self.path / "failures" / f"sample-{index:08d}.json").write_text(json.dumps(record))
 
     def _everywhere(self, work: Callable[[], None], before_meeting: Callable[[], None] = lambda: None) -> None:
         """Run `work` on every rank, then meet; an error on one rank is an error on all, none hangs."""

@@ -45,7 +45,7 @@ class Jacobian(abc.ABC):
     def init_vector(self, x: dl.GenericVector, dim: int) -> None:
         """Shape `x` for the range (``dim=0``) or the domain (``dim=1``)."""
         like = self._observable if dim == 0 else self._parameter
-        x.init(like.mpi_comm(), like.local_range())
+        x.init(like.local_range())
 
     def mult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
         """y = J x."""

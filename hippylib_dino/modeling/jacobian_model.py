@@ -5,6 +5,7 @@ from __future__ import annotations
 import dolfin as dl
 import hippylib as hp
 import numpy as np
+from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
@@ -90,7 +91,7 @@ class JacobianModel(ParameterToObservable, hp.Model):
         u = self.problem.generate_state()
         try:
             self.solveFwd(u, [guess.copy(), m, None])
-        except (RuntimeError, hp.ModelConvergenceError) as error:  # dolfin raises a bare RuntimeError
+        except (RuntimeError, ModelConvergenceError) as error:  # dolfin raises a bare RuntimeError
             raise SolveError(f"the forward solve failed: {_reason(error)}") from error
         finite = np.isfinite(owned_values(u)).all() and np.isfinite(u.norm("l2"))
         if not finite:

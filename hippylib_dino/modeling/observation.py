@@ -214,7 +214,7 @@ class _Identity:
         return self.like.mpi_comm()
 
     def init_vector(self, x, dim) -> None:
-        x.init(self.like.mpi_comm(), self.like.local_range())
+        x.init(self.like.local_range())
 
     def size(self, dim: int) -> int:
         return self.like.size()

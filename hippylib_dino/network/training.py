@@ -164,6 +164,9 @@ def train(
         raise InputError(f"formulation: expected one of {FORMULATIONS}, got {formulation!r}.")
     if formulation == "h1" and jacobian_weight <= 0:
         raise InputError(f'jacobian_weight: expected > 0 for "h1", got {jacobian_weight}; use formulation="l2".')
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}.")
     samples, held_out = dataset.split("train", n_train), dataset.split("validation")
     if len(held_out) == 0:
         raise InputError("dataset: has no validation samples; generate with n_validation of at least 1.")
@@ -193,6 +196,7 @@ def train(
         batches,
         validation_data=_Batches(held_out, batch_size, None),
         epochs=epochs,
+        shuffle=False,  # _Batches shuffles, from its own seed
         verbose=0,
         callbacks=[keep_best, *([_Progress(epochs, f"training {formulation}")] if progress else []), *(callbacks or [])],
     ).history

@@ -102,7 +102,7 @@ class SurrogateProblem(hp.PDEProblem):
 
     def init_parameter(self, m: dl.GenericVector) -> None:
         """Shape `m` as a parameter."""
-        m.init(self._parameter.mpi_comm(), self._parameter.local_range())
+        m.init(self._parameter.local_range())
 
     def _encode_dual(self, latent: np.ndarray, out: dl.GenericVector) -> None:
         """out = RΨ latent, a dual parameter vector."""

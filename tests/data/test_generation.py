@@ -1,0 +1,222 @@
+import json
+
+import numpy as np
+import pytest
+
+import hippylib_dino as hd
+from hippylib_dino.errors import DatasetError, FingerprintError, GenerationError, InputError, RankError, SolveError
+
+SMALL = {"n_samples": 4, "n_validation": 1, "n_test": 1, "input_rank": 6, "output_rank": 5, "progress": False}
+
+MPI_RUN = """
+import hippylib_dino as hd
+from tests import problems
+model = problems.linear_or_vector(hd.sample_communicator({ranks_per_sample}))
+hd.generate(model, {path!r}, n_samples=6, n_validation=1, n_test=2, input_rank=6, output_rank=5,
+            store_full=True, progress=False)
+"""
+
+
+def _mpi_code(path, name="vector", ranks_per_sample=1):
+    return MPI_RUN.replace("linear_or_vector", name).format(path=str(path), ranks_per_sample=ranks_per_sample)
+
+
+@pytest.mark.parametrize(("input_basis", "output_basis"), [("kle", "pod"), ("derivative", "pod"), ("kle", "derivative")])
+def test_every_pair_of_bases(models, tmp_path, input_basis, output_basis):
+    d = hd.generate(
+        models["vector"], tmp_path / "d", n_samples=8, n_validation=1, n_test=1, input_rank=6, output_rank=5,
+        input_basis=input_basis, output_basis=output_basis, progress=False,
+    )  # fmt: skip
+    assert (d.input_basis.kind, d.output_basis.kind) == (input_basis, output_basis)
+    assert d.verify() == 10
+
+
+def test_one_rank_and_two_ranks_give_the_same_dataset(run_python, tmp_path):
+    run_python(_mpi_code(tmp_path / "one"))
+    run_python(_mpi_code(tmp_path / "two"), ranks=2)
+    one, two = hd.Dataset.open(tmp_path / "one"), hd.Dataset.open(tmp_path / "two")
+    for name in ("x", "y", "reduced_jacobian"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    np.testing.assert_array_equal(one.full("jacobian", range(9)), two.full("jacobian", range(9)))
+
+
+def test_mesh_on_two_ranks(run_python, tmp_path):
+    """Projections agree with the full fields that the partitioned run stored itself."""
+    run_python(_mpi_code(tmp_path / "d", ranks_per_sample=2), ranks=2)
+    d = hd.Dataset.open(tmp_path / "d")
+    assert d.verify() == 9
+    np.testing.assert_allclose(d.x, d.input_basis.encode(d.full("m", range(9))), atol=1e-9)
+    J = d.full("jacobian", range(9))
+    reduced = np.einsum("qr,nqm,ms->nrs", d.output_basis.encoder, J, d.input_basis.decoder)
+    np.testing.assert_allclose(d.reduced_jacobian, reduced, atol=1e-8 * np.abs(reduced).max())
+
+
+def test_generation_under_mpi_from_an_empty_compile_cache(run_python, tmp_path):
+    """Without the guard one rank dies in dijitso and the other hangs."""
+    code = """
+import dolfin as dl, hippylib as hp, numpy as np, sys
+import hippylib_dino as hd
+mesh = dl.UnitSquareMesh(hd.sample_communicator(), 4, 4)
+space = dl.FunctionSpace(mesh, "Lagrange", 1)
+residual = lambda u, m, p: dl.inner(dl.grad(u), dl.grad(p))*dl.dx + dl.exp(m)*u*p*dl.dx - p*dl.dx
+pde = hp.PDEVariationalProblem([space]*3, residual, [], [], is_fwd_linear=True)
+prior = hp.LaplacianPrior(space, 0.1, 1.0)
+B = hp.assemblePointwiseObservation(space, np.array([[0.3, 0.3], [0.6, 0.7]]))
+model = hd.JacobianModel(pde, prior, hp.DiscreteStateObservation(B, noise_variance=1e-4))
+d = hd.generate(model, sys.argv[1] if len(sys.argv) > 1 else PATH, n_samples=4, n_validation=1, n_test=1,
+                input_rank=2, output_rank=2, progress=False)
+"""
+    # hippylib's own C++ compiles for a minute and is guarded by dolfin: start from its cache alone
+    cache = _cache_with_hippylib_only(tmp_path / "cache")
+    done = run_python(f"PATH = {str(tmp_path / 'd')!r}\n" + code, ranks=2, timeout=240, DIJITSO_CACHE_DIR=str(cache))
+    assert done.returncode == 0
+    assert hd.Dataset.open(tmp_path / "d").verify() == 6
+    assert len(list((cache / "lib").glob("libdijitso-ffc*"))) > 5
+
+
+def _cache_with_hippylib_only(target):
+    import shutil
+    from pathlib import Path
+
+    import dijitso
+
+    source = Path(dijitso.validate_params({})["cache"]["cache_dir"])
+    for folder in ("lib", "src", "inc"):
+        (target / folder).mkdir(parents=True)
+        for file in (source / folder).glob("*"):
+            if "ffc" not in file.name and "element" not in file.name:
+                shutil.copy(file, target / folder / file.name)
+    return target
+
+
+def test_run_that_is_finished_is_not_repeated(models, tmp_path, monkeypatch):
+    hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    monkeypatch.setattr(models["linear"], "linearize", None)  # a solve would fail
+    d = hd.generate(models["linear"], tmp_path / "d", **SMALL, resume=True)
+    assert d.complete
+
+
+@pytest.mark.parametrize("stop_after", [2, 5])
+def test_interrupted_run_resumes_to_the_same_dataset(models, tmp_path, monkeypatch, stop_after):
+    model = models["vector"]
+    whole = hd.generate(model, tmp_path / "whole", **SMALL)
+    calls, linearize = [], type(model).linearize
+
+    def interrupted(self, m):
+        calls.append(1)
+        if len(calls) > stop_after:
+            raise KeyboardInterrupt
+        return linearize(self, m)
+
+    monkeypatch.setattr(type(model), "linearize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hd.generate(model, tmp_path / "parts", **SMALL)
+    monkeypatch.setattr(type(model), "linearize", linearize)
+    resumed = hd.generate(model, tmp_path / "parts", **SMALL, resume=True)
+    np.testing.assert_array_equal(resumed.reduced_jacobian, whole.reduced_jacobian)
+    assert resumed.complete
+
+
+def _failing(model, monkeypatch, bad):
+    """Make the solves number `bad` fail."""
+    calls, linearize = [], type(model).linearize
+
+    def sometimes(self, m):
+        calls.append(1)
+        if len(calls) in bad:
+            raise SolveError("Newton gave up")
+        return linearize(self, m)
+
+    monkeypatch.setattr(type(model), "linearize", sometimes)
+
+
+def test_failed_solves_are_recorded_and_left_out(models, tmp_path, monkeypatch):
+    _failing(models["vector"], monkeypatch, {2, 5})
+    d = hd.generate(models["vector"], tmp_path / "d", **SMALL)
+    assert d.verify() == 4
+    assert d.complete
+    assert [f["index"] for f in d.failures] == [1, 4]
+    assert d.failures[1] == {"index": 4, "seed": 0, "reason": "Newton gave up"}
+
+
+def test_too_many_failures_end_the_run(models, tmp_path, monkeypatch):
+    _failing(models["vector"], monkeypatch, {1, 2, 3})
+    with pytest.raises(GenerationError, match="2 solves failed, more than max_failures=1"):
+        hd.generate(models["vector"], tmp_path / "d", **SMALL, max_failures=1)
+
+
+def test_directory_of_another_problem_is_refused_and_untouched(models, tmp_path):
+    hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    before = sorted(str(p) for p in (tmp_path / "d").rglob("*"))
+    for resume in (False, True):
+        with pytest.raises(FingerprintError, match="was made for another"):
+            hd.generate(models["vector"], tmp_path / "d", **SMALL, resume=resume)
+    assert sorted(str(p) for p in (tmp_path / "d").rglob("*")) == before
+
+
+def test_existing_dataset_and_foreign_files_are_refused(models, tmp_path):
+    hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    with pytest.raises(DatasetError, match="pass resume=True to continue"):
+        hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    with pytest.raises(DatasetError, match="planned otherwise: seed was 0, is 1"):
+        hd.generate(models["linear"], tmp_path / "d", **SMALL, seed=1, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    with pytest.raises(DatasetError, match="is not empty and holds no dataset"):
+        hd.generate(models["linear"], tmp_path / "other", **SMALL)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "precious"
+
+
+def test_rank_beyond_the_data_is_refused(models, tmp_path):
+    with pytest.raises(RankError, match="numerically can give, got 12"):
+        hd.generate(models["linear"], tmp_path / "d", **{**SMALL, "input_rank": 12})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_samples": 0}, "n_train: expected at least 1, got 0"),
+        ({"n_basis_samples": 9}, "n_basis_samples: expected at most n_samples = 4"),
+        ({"input_basis": "pca"}, 'input_basis: expected "derivative" or "kle", got'),
+        ({"output_basis": "kle"}, 'output_basis: expected "derivative" or "pod", got'),
+    ],
+)
+def test_bad_arguments_are_named(models, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        hd.generate(models["linear"], tmp_path / "d", **{**SMALL, **change})
+    assert not (tmp_path / "d").exists()
+
+
+def test_error_on_one_rank_reaches_the_others(run_python, tmp_path):
+    code = f"""
+import hippylib_dino as hd
+from mpi4py import MPI
+from tests import problems
+model = problems.linear(hd.sample_communicator())
+if MPI.COMM_WORLD.rank == 1:
+    def broken(m): raise TypeError("a bug on rank 1")
+    model.linearize = broken
+try:
+    hd.generate(model, {str(tmp_path / "d")!r}, n_samples=4, input_rank=3, output_rank=3, progress=False)
+except Exception as error:
+    print("RANK", MPI.COMM_WORLD.rank, type(error).__name__, error, flush=True)
+"""
+    out = run_python(code, ranks=2, timeout=120).stdout
+    assert "RANK 0 GenerationError rank 1 of 2 raised TypeError('a bug on rank 1')" in out
+    assert "RANK 1 TypeError a bug on rank 1" in out
+
+
+def test_samples_depend_on_seed_and_index_alone(models):
+    prior = models["linear"].prior
+    a, b = hd.data.draw_parameter(prior, 0, 3), hd.data.draw_parameter(prior, 0, 3)
+    assert (a - b).norm("linf") == 0.0
+    assert (a - hd.data.draw_parameter(prior, 0, 4)).norm("linf") > 0.1
+    assert (a - hd.data.draw_parameter(prior, 1, 3)).norm("linf") > 0.1
+
+
+def test_metadata_explains_itself(confusion_dataset):
+    meta = json.loads((confusion_dataset.path / "zarr.json").read_text())["attributes"]
+    assert meta["format"] == "hippylib_dino dataset"
+    assert meta["plan"]["n_train"] == 48
+    assert set(meta["versions"]) == {"hippylib", "numpy", "zarr", "mpi4py", "python"}
+    assert meta["fingerprint"]["parameter space"]["dimension"] == "289"

@@ -1,0 +1,102 @@
+import hippylib as hp
+import numpy as np
+import pytest
+from tests.problems import observe_truth, solve_map
+
+import hippylib_dino as hd
+from hippylib_dino.errors import InputError, SolveError, VectorError
+from hippylib_dino.modeling.spaces import owned_values, set_owned_values
+
+
+def test_from_model_keeps_the_parts(models):
+    plain = hp.Model(models["poisson"].problem, models["poisson"].prior, models["poisson"].misfit)
+    model = hd.JacobianModel.from_model(plain)
+    np.testing.assert_array_equal(model.value(plain.prior.mean), models["poisson"].value(plain.prior.mean))
+
+
+def test_gradient_is_the_jacobian_applied_to_the_weighted_residual(models):
+    """The misfit gradient of hIPPYlib's adjoint and of our Jacobian."""
+    model = models["vector"]
+    observe_truth(model)
+    m = hd.data.draw_parameter(model.prior, 1, 1)
+    x = [model.solveState(m), m, model.generate_vector(hp.ADJOINT)]
+    model.solveAdj(x[hp.ADJOINT], x)
+    gradient = model.generate_vector(hp.PARAMETER)
+    model.evalGradientParameter(x, gradient, misfit_only=True)
+    residual = model.value(m) - owned_values(model.misfit.d)
+    ours = owned_values(model.vjp(m, model.noise_covariance.solve(residual)))
+    np.testing.assert_allclose(ours, owned_values(gradient), rtol=0, atol=1e-8 * np.abs(ours).max())
+
+
+def test_covariance_misfit_in_newton_cg(models):
+    model = models["vector"]
+    observe_truth(model)
+    _, solver = solve_map(model)
+    assert solver.converged
+
+
+def test_rows_equal_hippylibs_one_adjoint_solve_each(models):
+    model = models["confusion"]
+    m = hd.data.draw_parameter(model.prior, 1, 1)
+    dense = model.jacobian(m).to_dense()
+    rhs, p, row = (model.generate_vector(i) for i in (hp.STATE, hp.ADJOINT, hp.PARAMETER))
+    e = model.misfit.d.copy()
+    for i in (0, 17, 49):
+        values = np.zeros(50)
+        values[i] = 1.0
+        set_owned_values(e, values)
+        model.B.transpmult(e, rhs)
+        model.solveAdjIncremental(p, rhs)
+        model.applyCt(p, row)
+        np.testing.assert_allclose(-owned_values(row), dense[i], rtol=0, atol=1e-12)
+
+
+def test_fewer_parameters_than_observables_takes_columns(models, monkeypatch):
+    model = models["mixed"]
+    J = model.jacobian(model.prior.mean)
+    assert J.shape[1] < J.shape[0]
+    by_rows = J.transpmult_block(np.eye(J.shape[0])).T
+    monkeypatch.setattr(J, "transpmult_block", None)  # an adjoint solve would fail
+    np.testing.assert_allclose(J.to_dense(), by_rows, rtol=0, atol=1e-11 * np.abs(by_rows).max())
+
+
+def test_jacobian_of_another_point_is_refused(models):
+    model = models["confusion"]
+    J = model.jacobian(model.prior.mean)
+    model.jacobian(hd.data.draw_parameter(model.prior, 1, 1))
+    with pytest.raises(InputError, match="was linearised at another point since"):
+        J.to_dense()
+
+
+def test_problem_that_is_not_variational_is_named(models):
+    with pytest.raises(InputError, match=r"problem: expected a steady hp\.PDEVariationalProblem, got PDEProblem"):
+        hd.JacobianModel(hp.PDEProblem(), models["linear"].prior, models["linear"].misfit)
+
+
+@pytest.mark.parametrize("name", ["poisson", "confusion", "confusion surrogate"])
+def test_vector_of_the_wrong_size_is_named(maps, models, name):
+    other = models["vector"].prior.mean
+    with pytest.raises(VectorError, match=r"m: expected a vector of size \d+ .*, got size 49"):
+        maps[name].evalObservable(other)
+
+
+def test_nan_from_a_solve_is_an_error(models):
+    m = models["poisson"].prior.mean.copy()
+    m[0] = np.nan
+    with pytest.raises(SolveError, match="not finite"):
+        models["poisson"].evalObservable(m)
+
+
+def test_newton_that_fails_is_an_error(models):
+    m = models["confusion"].prior.mean.copy()
+    set_owned_values(m, np.full(m.local_size(), 1e3))
+    with pytest.raises(SolveError, match="the forward solve"):
+        models["confusion"].evalObservable(m)
+
+
+def test_observable_does_not_depend_on_what_was_solved_before(models):
+    model = models["confusion"]
+    a, b = (hd.data.draw_parameter(model.prior, 1, i) for i in (1, 2))
+    first = model.evalObservable(a)
+    model.evalObservable(b)
+    np.testing.assert_array_equal(model.evalObservable(a), first)
