@@ -37,7 +37,9 @@ def _build(application: str, mesh_size: int | None):
     try:
         module = importlib.import_module(application)
     except ModuleNotFoundError as error:
-        raise InputError(f"APPLICATION: cannot import {application!r} ({error}); run from the folder that holds it.") from error
+        raise InputError(
+            f"APPLICATION: cannot import {application!r} ({error}); run from the folder that holds it."
+        ) from error
     if not hasattr(module, "build"):
         raise InputError(f"APPLICATION: module {application!r} has no function build(comm, ...) -> JacobianModel.")
     return module.build(sample_communicator(), **({} if mesh_size is None else {"mesh_size": mesh_size}))

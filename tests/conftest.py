@@ -15,9 +15,8 @@ MODELS = ("confusion", "poisson", "vector", "mixed", "linear")
 @pytest.fixture(scope="session")
 def models():
     """PDE models by name."""
-    from tests import problems
-
     import hippylib_dino as hd
+    from tests import problems
 
     return {name: getattr(problems, name)(hd.sample_communicator()) for name in MODELS}
 

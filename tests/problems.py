@@ -54,7 +54,9 @@ def mixed(comm):
 
     def residual(u, m, p):
         (sigma, phi), (tau, psi) = dl.split(u), dl.split(p)
-        darcy = dl.exp(-m) * dl.inner(sigma, tau) + dl.inner(dl.grad(phi), tau) + 0.1 * dl.inner(sigma, sigma) * phi * psi
+        darcy = (
+            dl.exp(-m) * dl.inner(sigma, tau) + dl.inner(dl.grad(phi), tau) + 0.1 * dl.inner(sigma, sigma) * phi * psi
+        )
         return (darcy - dl.inner(sigma, dl.grad(psi)) - psi) * dl.dx
 
     bc = dl.DirichletBC(states.sub(1), dl.Constant(0.0), "on_boundary")

@@ -95,9 +95,7 @@ def test_jvp_vjp_and_operator_agree_with_dense(case, rng):
     np.testing.assert_allclose(owned_values(q), dense @ v, rtol=0, atol=1e-10 * scale)
     hd.modeling.set_owned_values(q, w)
     J.transpmult(q, p)
-    np.testing.assert_allclose(
-        owned_values(p), dense.T @ w, rtol=0, atol=1e-10 * np.abs(dense).max() * np.abs(w).sum()
-    )
+    np.testing.assert_allclose(owned_values(p), dense.T @ w, rtol=0, atol=1e-10 * np.abs(dense).max() * np.abs(w).sum())
 
 
 def test_dense_against_finite_differences(case, rng):
@@ -112,7 +110,9 @@ def test_dense_against_finite_differences(case, rng):
             values[j] += sign * step
             hd.modeling.set_owned_values(moved, values)
             sides.append(model.value(moved))
-        np.testing.assert_allclose((sides[0] - sides[1]) / (2 * step), dense[:, j], rtol=0, atol=1e-5 * np.abs(dense).max())
+        np.testing.assert_allclose(
+            (sides[0] - sides[1]) / (2 * step), dense[:, j], rtol=0, atol=1e-5 * np.abs(dense).max()
+        )
 
 
 def test_svd_reproduces_the_dense_jacobian(case):

@@ -115,12 +115,17 @@ def draw(output: Path, model, dataset, dino, vectors: dict, spectra: dict) -> No
     predicted = dino.output_basis.decode(dino.latent_map.value(test.x))
     figures = {
         "spectra": plotting.plot_spectra(
-            {"input, derivative-informed": dino.input_basis.eigenvalues, "output, derivative-informed": dino.output_basis.eigenvalues}
+            {
+                "input, derivative-informed": dino.input_basis.eigenvalues,
+                "output, derivative-informed": dino.output_basis.eigenvalues,
+            }
         ),
         "modes": plotting.plot_modes(space, order.from_array(dino.input_basis.decoder), range(8)),
         "history": plotting.plot_history(dino.training["history"]),
         "observables": plotting.plot_observables(test.observable, predicted, noise_std),
-        "map": plotting.plot_fields(functions, differences=["surrogate - PDE"], points=observation_points(), units="log reaction rate m"),
+        "map": plotting.plot_fields(
+            functions, differences=["surrogate - PDE"], points=observation_points(), units="log reaction rate m"
+        ),
         "deviation": plotting.plot_fields(deviations, units="standard deviation of m"),
         "laplace": plotting.plot_eigenvalues(spectra),
     }
@@ -184,7 +189,13 @@ def main(
     numbers["errors"] = dino.evaluate(dataset)
     stages = list(clock)
     numbers["seconds"] = {b: clock[b] - clock[a] for a, b in zip(stages, stages[1:], strict=False)}
-    numbers["settings"] = {"mesh_size": mesh_size, "n_train": n_samples, "input_rank": input_rank, "epochs": epochs, "seed": seed}
+    numbers["settings"] = {
+        "mesh_size": mesh_size,
+        "n_train": n_samples,
+        "input_rank": input_rank,
+        "epochs": epochs,
+        "seed": seed,
+    }
     draw(output, model, dataset, dino, vectors, spectra)
     (output / "summary.json").write_text(json.dumps(numbers, indent=2))
     report(numbers, Console())

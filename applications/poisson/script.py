@@ -1,8 +1,8 @@
 """A first script: log-coefficient Poisson, from a hIPPYlib model to a MAP point by a DINO.
 
-    -div(exp(m) grad u) = 0 on the unit square, u = y on top and bottom
+-div(exp(m) grad u) = 0 on the unit square, u = y on top and bottom
 
-    python -m applications.poisson.script              # or mpirun -n 2 python -m ...
+python -m applications.poisson.script              # or mpirun -n 2 python -m ...
 """
 
 from __future__ import annotations

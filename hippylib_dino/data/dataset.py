@@ -196,9 +196,7 @@ class Dataset:
                     "Generate more, or ask for fewer."
                 )
             index = index[:n]
-        return Samples(
-            index, *(self._read(field, index) for field in list(Samples.__dataclass_fields__)[1:])
-        )
+        return Samples(index, *(self._read(field, index) for field in list(Samples.__dataclass_fields__)[1:]))
 
     def full(self, name: str, index: np.ndarray) -> np.ndarray:
         """Full parameters "m" (n, dM) or Jacobians "jacobian" (n, dQ, dM), canonical dof order.
@@ -216,12 +214,16 @@ class Dataset:
 
     def _basis(self, name: str) -> Basis:
         if f"bases/{name}" not in self._group:
-            raise DatasetError(f"{self.path}: the {name} basis is not computed yet; finish hd.generate(..., resume=True).")
+            raise DatasetError(
+                f"{self.path}: the {name} basis is not computed yet; finish hd.generate(..., resume=True)."
+            )
         group = self._group[f"bases/{name}"]
         try:
             arrays = {key: group[key][:] for key in ("decoder", "encoder", "shift", "eigenvalues")}
         except Exception as error:  # as in _read
-            raise DatasetError(f"{self.path}: the {name} basis is damaged ({error}). Restore it from a backup.") from error
+            raise DatasetError(
+                f"{self.path}: the {name} basis is damaged ({error}). Restore it from a backup."
+            ) from error
         if not all(np.isfinite(a).all() for a in arrays.values()):
             raise DatasetError(f"{self.path}: the {name} basis is missing or damaged. Restore it from a backup.")
         return Basis(**arrays, kind=group.attrs["kind"], inner_product=group.attrs["inner_product"])

@@ -349,7 +349,9 @@ class _Generator:
         plan = self.plan
         done = np.flatnonzero(scratch["status"][:] == DONE)
         if self.progress and self.writes:
-            print(f"computing bases of rank {plan.input_rank} and {plan.output_rank} from {len(done)} samples", flush=True)
+            print(
+                f"computing bases of rank {plan.input_rank} and {plan.output_rank} from {len(done)} samples", flush=True
+            )
 
         def jacobians() -> Iterator[np.ndarray]:
             for i in done:
@@ -399,4 +401,3 @@ class _Generator:
         self.root["jacobian_energy"][index] = np.trace(self.noise.solve(covariance))
         if full is not None:
             self.root["m"][index], self.root["jacobian"][index] = full[0], full[1].T
-

@@ -127,4 +127,6 @@ def _equal(there, here) -> bool:
 
 
 def _short(value) -> str:
-    return value if isinstance(value, str) else np.array2string(np.asarray(value, dtype=object), threshold=4, edgeitems=2)
+    return (
+        value if isinstance(value, str) else np.array2string(np.asarray(value, dtype=object), threshold=4, edgeitems=2)
+    )

@@ -125,7 +125,9 @@ class PDEJacobian(Jacobian):
         if self._dense is not None:
             return self._dense @ weights
         first, last = self._observable.local_range()
-        p = _solve(self._problem.solver_adj_inc, self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last])))
+        p = _solve(
+            self._problem.solver_adj_inc, self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last]))
+        )
         return -self._C.transposeMatMult(p).getDenseArray().copy()
 
     def owned_rows(self):

@@ -17,13 +17,22 @@ from hippylib_dino.errors import VectorError
 
 
 def owned_values(vector: dl.GenericVector) -> np.ndarray:
-    """Copy of the entries of `vector` that this rank owns, shape (n_owned,)."""
-    return vector.get_local()
+    """Copy of the entries of `vector` that this rank owns, in global order, shape (n_owned,).
+
+    Not dolfin's `get_local`: on several ranks a data vector carries the local numbering of hIPPYlib's
+    observation operator, in which `get_local` and `set_local` permute its entries.
+    """
+    vec = dl.as_backend_type(vector).vec()
+    values = vec.getArray(readonly=True).copy()
+    vec.destroy()  # this reference to the vector; left to petsc4py it would stay in memory
+    return values
 
 
 def set_owned_values(vector: dl.GenericVector, values: np.ndarray) -> None:
-    """Write the entries of `vector` that this rank owns; `values` has shape (n_owned,)."""
-    vector.set_local(values)
+    """Write the entries of `vector` that this rank owns, in global order; `values` has shape (n_owned,)."""
+    vec = dl.as_backend_type(vector).vec()
+    vec.getArray()[:] = values
+    vec.destroy()
     vector.apply("insert")
 
 

@@ -29,7 +29,11 @@ def _moved(m: dl.GenericVector, step: float, direction: dl.GenericVector) -> dl.
 
 
 def observable_rates(
-    model: ParameterToObservable, m: dl.GenericVector, direction: dl.GenericVector, steps: np.ndarray = STEPS, scale: float = 1.0
+    model: ParameterToObservable,
+    m: dl.GenericVector,
+    direction: dl.GenericVector,
+    steps: np.ndarray = STEPS,
+    scale: float = 1.0,
 ) -> tuple[float, float]:
     """Rates of ‖F(m + hv) - F(m)‖ and ‖F(m + hv) - F(m) - h J v‖; 1 and 2 where F is not affine.
 

@@ -18,7 +18,11 @@ import scipy.special
 from hippylib_dino.errors import InputError
 
 numpy_ops = SimpleNamespace(
-    erf=scipy.special.erf, exp=np.exp, tanh=np.tanh, sigmoid=scipy.special.expit, softplus=lambda z: np.logaddexp(0.0, z)
+    erf=scipy.special.erf,
+    exp=np.exp,
+    tanh=np.tanh,
+    sigmoid=scipy.special.expit,
+    softplus=lambda z: np.logaddexp(0.0, z),
 )
 
 

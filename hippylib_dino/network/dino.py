@@ -105,7 +105,9 @@ class DINO:
         if basis.decoder.shape != self.input_basis.decoder.shape or not np.allclose(
             basis.decoder, self.input_basis.decoder, rtol=0, atol=1e-8 * np.abs(basis.decoder).max()
         ):
-            raise InputError("dataset: its input basis is not the one that this DINO was trained in; latent samples differ.")
+            raise InputError(
+                "dataset: its input basis is not the one that this DINO was trained in; latent samples differ."
+            )
         predictions = [self.latent_map.value_and_jacobian(x) for x in samples.x]
         values = np.array([value for value, _ in predictions])
         jacobians = np.array([jacobian for _, jacobian in predictions])

@@ -198,7 +198,11 @@ def train(
         epochs=epochs,
         shuffle=False,  # _Batches shuffles, from its own seed
         verbose=0,
-        callbacks=[keep_best, *([_Progress(epochs, f"training {formulation}")] if progress else []), *(callbacks or [])],
+        callbacks=[
+            keep_best,
+            *([_Progress(epochs, f"training {formulation}")] if progress else []),
+            *(callbacks or []),
+        ],
     ).history
     return DINO(
         architecture=architecture,

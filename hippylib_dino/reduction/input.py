@@ -20,7 +20,13 @@ NEGLIGIBLE = 1e-13  # relative to the first eigenvalue: below it a vector is rou
 
 
 def derivative_input_basis(
-    prior, jacobians: Callable[[], Iterable[np.ndarray]], noise: NoiseCovariance, *, rank: int, n_samples: int, seed: int = 0
+    prior,
+    jacobians: Callable[[], Iterable[np.ndarray]],
+    noise: NoiseCovariance,
+    *,
+    rank: int,
+    n_samples: int,
+    seed: int = 0,
 ) -> Basis:
     """Derivative-informed input basis: (E[Jᵀ Γ⁻¹ J]) ψ = λ R ψ, the expectation a sample mean.
 

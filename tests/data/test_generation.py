@@ -21,7 +21,9 @@ def _mpi_code(path, name="vector", ranks_per_sample=1):
     return MPI_RUN.replace("linear_or_vector", name).format(path=str(path), ranks_per_sample=ranks_per_sample)
 
 
-@pytest.mark.parametrize(("input_basis", "output_basis"), [("kle", "pod"), ("derivative", "pod"), ("kle", "derivative")])
+@pytest.mark.parametrize(
+    ("input_basis", "output_basis"), [("kle", "pod"), ("derivative", "pod"), ("kle", "derivative")]
+)
 def test_every_pair_of_bases(models, tmp_path, input_basis, output_basis):
     d = hd.generate(
         models["vector"], tmp_path / "d", n_samples=8, n_validation=1, n_test=1, input_rank=6, output_rank=5,

@@ -1,11 +1,11 @@
 import hippylib as hp
 import numpy as np
 import pytest
-from tests.problems import observe_truth, solve_map
 
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError, SolveError, VectorError
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
+from tests.problems import observe_truth, solve_map
 
 
 def test_from_model_keeps_the_parts(models):

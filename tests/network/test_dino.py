@@ -18,7 +18,9 @@ def saved(confusion_dino, tmp_path):
 def test_save_load_gives_equal_output(confusion_dino, saved, rng):
     again = hd.DINO.load(saved)
     x = rng.standard_normal(24)
-    for a, b in zip(again.latent_map.value_and_jacobian(x), confusion_dino.latent_map.value_and_jacobian(x), strict=True):
+    for a, b in zip(
+        again.latent_map.value_and_jacobian(x), confusion_dino.latent_map.value_and_jacobian(x), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     assert again.fingerprint == confusion_dino.fingerprint
     assert again.training == confusion_dino.training
@@ -129,7 +131,9 @@ def test_dataset_with_other_bases_is_refused(models, confusion_dino, tmp_path):
 
 def test_ranks_that_do_not_fit_the_bases_are_named(confusion_dino):
     with pytest.raises(InputError, match=r"expected ranks \(24, 30\) as the bases have, got \(23, 30\)"):
-        dataclasses.replace(confusion_dino, architecture=dataclasses.replace(confusion_dino.architecture, input_rank=23))
+        dataclasses.replace(
+            confusion_dino, architecture=dataclasses.replace(confusion_dino.architecture, input_rank=23)
+        )
 
 
 def test_observable_of_full_parameters(models, confusion_dino, surrogates):

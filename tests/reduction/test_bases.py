@@ -89,7 +89,9 @@ def test_derivative_input_basis_solves_the_dense_eigenproblem(models, bases, jac
     basis = bases["derivative input"]
     np.testing.assert_allclose(basis.eigenvalues[:RANK], values[:RANK], rtol=1e-6)
     decoder, encoder = _in_dolfin_order(models["vector"], basis)
-    np.testing.assert_allclose(H @ decoder, encoder * basis.eigenvalues[:RANK], atol=1e-5 * values[0] * np.abs(encoder).max())
+    np.testing.assert_allclose(
+        H @ decoder, encoder * basis.eigenvalues[:RANK], atol=1e-5 * values[0] * np.abs(encoder).max()
+    )
 
 
 def test_kle_solves_the_dense_eigenproblem(models, bases, precision):
@@ -126,7 +128,9 @@ def test_ranks_beyond_the_data_are_named(models, jacobians, rng):
     noise = model.noise_covariance
     with pytest.raises(RankError, match=r"input_rank: expected 1 \.\. 24, which is what 3 Jacobians of 8 observables"):
         derivative_input_basis(model.prior, lambda: iter(jacobians), noise, rank=25, n_samples=3)
-    with pytest.raises(RankError, match=r"input_rank: expected 1 \.\. 8, which is what the mean of JᵀΓ⁻¹J over 3 samples"):
+    with pytest.raises(
+        RankError, match=r"input_rank: expected 1 \.\. 8, which is what the mean of JᵀΓ⁻¹J over 3 samples"
+    ):
         derivative_input_basis(model.prior, lambda: iter(jacobians[:1] * 3), noise, rank=12, n_samples=3)
     with pytest.raises(RankError, match=r"input_rank: expected 1 \.\. 49"):
         kle_input_basis(model.prior, rank=50)

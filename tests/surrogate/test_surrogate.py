@@ -3,11 +3,11 @@ import dataclasses
 import hippylib as hp
 import numpy as np
 import pytest
-from tests.problems import observe_truth, solve_map
 
 import hippylib_dino as hd
 from hippylib_dino.errors import FingerprintError, InputError, VectorError
 from hippylib_dino.modeling.spaces import map_block, owned_values
+from tests.problems import observe_truth, solve_map
 
 
 def test_model_verify(surrogates, models):
@@ -42,7 +42,9 @@ def _gaussian(model):
     noise = model.noise_covariance.to_dense()
     gain = C @ J.T @ np.linalg.inv(J @ C @ J.T + noise)
     mean = owned_values(prior.mean)
-    residual = owned_values(model.misfit.d if hasattr(model.misfit, "d") else model.misfit.misfit.d) - model.value(prior.mean)
+    residual = owned_values(model.misfit.d if hasattr(model.misfit, "d") else model.misfit.misfit.d) - model.value(
+        prior.mean
+    )
     return mean + gain @ residual, C - gain @ J @ C
 
 
@@ -208,7 +210,9 @@ def test_map_on_one_and_two_mesh_ranks_is_equal(run_python, models, confusion_di
     observe_truth(model)
     np.save(tmp_path / "data.npy", owned_values(model.misfit.d))
     confusion_dino.save(tmp_path / "a.dino")
-    code = MAP_ON_RANKS.format(data=str(tmp_path / "data.npy"), dino=str(tmp_path / "a.dino"), out=str(tmp_path / "map"))
+    code = MAP_ON_RANKS.format(
+        data=str(tmp_path / "data.npy"), dino=str(tmp_path / "a.dino"), out=str(tmp_path / "map")
+    )
     for ranks in (1, 2):
         run_python(code, ranks=ranks)
     for name in ("pde", "surrogate"):
