@@ -29,6 +29,15 @@ HERE = Path(__file__).parent
 EPOCHS = {256: 300, 1024: 150}
 N_DATA_SETS = 8
 N_FROBENIUS = 32
+METRICS = {
+    "observable": "observable",
+    "jacobian": "full Jacobian",
+    "reduced_jacobian": "reduced Jacobian",
+    "gauss_newton": "Gauss-Newton",
+    "null_space": "null space",
+    "misfit_gradient_riesz": "misfit gradient (Riesz)",
+}
+ERROR_COLUMNS = ["N train", "formulation", *METRICS.values(), "full Jacobian, dof Frobenius", "epochs", "training"]
 
 
 def trained(dataset: hd.Dataset, formulation: str, n_train: int) -> tuple[hd.DINO, float]:
@@ -115,11 +124,10 @@ def main(dataset: Path = HERE / "output" / "confusion", output: Path = HERE / "r
             print(formulation, n_train, dinos[formulation, n_train].evaluate(data), flush=True)
     model = build(hd.sample_communicator(), 64)
     frobenius, floor = dof_frobenius(model, data, dinos)
-    names = ("observable", "jacobian", "reduced_jacobian", "gauss_newton", "null_space", "misfit_gradient_riesz")
     errors = []
     for (formulation, n_train), dino in dinos.items():
         e = dino.evaluate(data)
-        values = [f"{e[name]:.2%}" for name in names] + [f"{frobenius[formulation, n_train]:.2%}"]
+        values = [f"{e[name]:.2%}" for name in METRICS] + [f"{frobenius[formulation, n_train]:.2%}"]
         errors.append([n_train, formulation, *values, EPOCHS[n_train], f"{seconds[formulation, n_train]:.0f} s"])
     truncation = dinos["h1", 1024].evaluate(data)
     rows = inverse_problems(model, dinos["h1", 1024])
@@ -132,12 +140,13 @@ Machine: {processor()}; commands: see `benchmarks/confusion_map.py`.
 
 ## Relative errors on {len(data.split("test"))} held-out samples
 
-{table(["N train", "formulation", "observable", "full Jacobian", "reduced Jacobian", "Gauss-Newton", "null space", "misfit gradient (Riesz)", "full Jacobian, dof Frobenius", "epochs", "training"], errors)}
+{table(ERROR_COLUMNS, errors)}
 
-"Full Jacobian" is relative in ‖Γ^-½ J R^-½‖_HS, the mesh-independent norm in which Jacobians act on the prior. The bases
-alone leave {truncation["jacobian_truncation"]:.3%} of it (and {truncation["observable_truncation"]:.3%} of the observable). "dof Frobenius" is the Frobenius norm of
-the coefficient matrix on {N_FROBENIUS} of the samples, which weighs rough modes that the prior damps and grows with the
-mesh: there the bases of rank 100 alone leave {floor:.2%}.
+"Full Jacobian" is relative in ‖Γ^-½ J R^-½‖_HS, the mesh-independent norm in which Jacobians act on the prior.
+The bases alone leave {truncation["jacobian_truncation"]:.3%} of it, and {truncation["observable_truncation"]:.3%}
+of the observable. "dof Frobenius" is the Frobenius norm of the coefficient matrix on {N_FROBENIUS} of the samples,
+which weighs rough modes that the prior damps and grows with the mesh: there the bases of rank 100 alone leave
+{floor:.2%}.
 
 ## Eight synthetic data sets, DINO `h1`, N = 1024; hIPPYlib's `ReducedSpaceNewtonCG` to a relative gradient of 1e-6
 

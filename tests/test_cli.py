@@ -7,7 +7,10 @@ from hippylib_dino import cli
 from hippylib_dino.errors import InputError
 
 run = CliRunner()
-GENERATE = "generate applications.poisson {} --mesh-size 8 --n-samples 4 --n-validation 1 --n-test 2 --input-rank 6 --output-rank 6"
+GENERATE = (
+    "generate applications.poisson {} --mesh-size 8 --n-samples 4 --n-validation 1 --n-test 2"
+    " --input-rank 6 --output-rank 6"
+)
 
 
 def test_whole_path_by_command_line(tmp_path):
@@ -50,7 +53,7 @@ def test_bad_application_is_named(tmp_path, application, message):
 
 
 def test_errors_of_the_package_are_one_line(run_python, tmp_path):
-    code = f"import sys; sys.argv = ['hippylib-dino', 'info', {str(tmp_path)!r}]; from hippylib_dino.cli import main; main()"
+    code = f"import sys; sys.argv = ['', 'info', {str(tmp_path)!r}]; from hippylib_dino.cli import main; main()"
     done = run_python(code, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("hippylib-dino: DatasetError: path:")

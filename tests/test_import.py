@@ -8,7 +8,8 @@ import contextlib, io
 heard = io.StringIO()
 with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
     import hippylib_dino
-heavy = [name for name in ("dolfin", "hippylib", "keras", "tensorflow", "numpy", "mpi4py", "zarr", "matplotlib") if name in sys.modules]
+libraries = ("dolfin", "hippylib", "keras", "tensorflow", "numpy", "mpi4py", "zarr", "matplotlib")
+heavy = [name for name in libraries if name in sys.modules]
 assert not heavy, heavy
 assert dict(os.environ) == before_environment
 assert random.getstate() == before_random

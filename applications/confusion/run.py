@@ -9,6 +9,7 @@ and fields for ParaView (XDMF) into ``--output``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -188,7 +189,7 @@ def main(
     clock["infer"] = time.perf_counter()
     numbers["errors"] = dino.evaluate(dataset)
     stages = list(clock)
-    numbers["seconds"] = {b: clock[b] - clock[a] for a, b in zip(stages, stages[1:], strict=False)}
+    numbers["seconds"] = {b: clock[b] - clock[a] for a, b in itertools.pairwise(stages)}
     numbers["settings"] = {
         "mesh_size": mesh_size,
         "n_train": n_samples,

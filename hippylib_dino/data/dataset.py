@@ -130,7 +130,7 @@ class Dataset:
         for i in index:
             try:
                 self._array(name)[int(i)]
-            except Exception as first:  # as above
+            except Exception as first:  # noqa: BLE001  as above
                 return (
                     f"{self.path}: sample {int(i)} of array {name!r} is damaged ({first}). "
                     "Restore the file, or delete the dataset and generate again."
@@ -264,7 +264,7 @@ class Dataset:
         for name in ("input", "output"):
             self._basis(name)
         done = self._done()
-        for name, array in self._group.arrays():
+        for name in self._group.array_keys():
             if name != "status":
                 for i in done:
                     self._read(name, np.array([i]))

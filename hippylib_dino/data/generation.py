@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 from mpi4py import MPI
+from tqdm import tqdm
 
 from hippylib_dino.data.dataset import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, Dataset, create_array, write_basis
 from hippylib_dino.data.progress import SharedProgress
@@ -310,7 +311,7 @@ class _Generator:
         error: Exception | None = None
         try:
             work()
-        except Exception as caught:
+        except Exception as caught:  # noqa: BLE001  raised again below, on every rank
             error = caught
         before_meeting()
         first = next(
@@ -349,9 +350,7 @@ class _Generator:
         plan = self.plan
         done = np.flatnonzero(scratch["status"][:] == DONE)
         if self.progress and self.writes:
-            print(
-                f"computing bases of rank {plan.input_rank} and {plan.output_rank} from {len(done)} samples", flush=True
-            )
+            tqdm.write(f"computing bases of rank {plan.input_rank} and {plan.output_rank} from {len(done)} samples")
 
         def jacobians() -> Iterator[np.ndarray]:
             for i in done:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
 from collections.abc import Iterator
 
@@ -56,21 +55,19 @@ def serialize_compilation() -> None:
     import dijitso
     from dijitso.cache import lookup_lib
 
-    if MPI.COMM_WORLD.size == 1 or hasattr(dijitso.jit, "unguarded"):
+    if MPI.COMM_WORLD.size == 1 or dijitso.jit.__name__ == "guarded_jit":
         return
     unguarded = dijitso.jit
     guard = _FileLock()
 
-    @functools.wraps(unguarded)
-    def jit(jitable, name, params, *args, **kwargs):
+    def guarded_jit(jitable, name, params, *args, **kwargs):
         cache = dijitso.validate_params(params)["cache"]
         if lookup_lib(name, cache) is not None:
             return unguarded(jitable, name, params, *args, **kwargs)
         with guard.held(cache["cache_dir"]):
             return unguarded(jitable, name, params, *args, **kwargs)
 
-    jit.unguarded = unguarded
-    dijitso.jit = jit
+    dijitso.jit = guarded_jit
 
 
 class _FileLock:
@@ -83,7 +80,7 @@ class _FileLock:
     def held(self, directory: str) -> Iterator[None]:
         if self._depth == 0:
             os.makedirs(directory, exist_ok=True)
-            self._file = open(os.path.join(directory, "hippylib_dino.lock"), "w")
+            self._file = open(os.path.join(directory, "hippylib_dino.lock"), "w")  # noqa: SIM115  closed below
             fcntl.flock(self._file, fcntl.LOCK_EX)
         self._depth += 1
         try:

@@ -103,7 +103,7 @@ class PDEJacobian(Jacobian):
         self._B = dl.as_backend_type(B).mat()
         self._C = dl.as_backend_type(problem.C).mat()
         self._A = problem.A
-        self._dense = None
+        self._dense: np.ndarray | None = None
 
     def _check_alive(self) -> None:
         if self._problem.A is not self._A:
@@ -112,7 +112,7 @@ class PDEJacobian(Jacobian):
                 "call model.jacobian(m) again, or keep to_dense()."
             )
 
-    def mult_block(self, directions):
+    def mult_block(self, directions: np.ndarray) -> np.ndarray:
         self._check_alive()
         if self._dense is not None:
             return _sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
@@ -120,7 +120,7 @@ class PDEJacobian(Jacobian):
         u = _solve(self._problem.solver_fwd_inc, self._C.matMult(block))
         return -self._observe(u)
 
-    def transpmult_block(self, weights):
+    def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         self._check_alive()
         if self._dense is not None:
             return self._dense @ weights
@@ -130,7 +130,7 @@ class PDEJacobian(Jacobian):
         )
         return -self._C.transposeMatMult(p).getDenseArray().copy()
 
-    def owned_rows(self):
+    def owned_rows(self) -> np.ndarray:
         """Jᵀ, (n_owned, dQ), by rows (dQ adjoint solves) or columns (dM forward solves), the fewer."""
         if self._dense is None:
             n_observables, n_parameters = self.shape

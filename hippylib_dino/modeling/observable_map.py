@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 
 import dolfin as dl
-import hippylib as hp
 import numpy as np
 
 from hippylib_dino.modeling.jacobian import Jacobian
@@ -44,6 +43,6 @@ class ParameterToObservable(abc.ABC):
 
     def vjp(self, m: dl.GenericVector, weights: np.ndarray) -> dl.GenericVector:
         """J(m)ᵀ w, a dual parameter vector, for dual data weights w (dQ,)."""
-        out = self.generate_vector(hp.PARAMETER)
+        out = m.copy()
         set_owned_values(out, self.jacobian(m).transpmult_block(np.asarray(weights, dtype=float)[:, None])[:, 0])
         return out

@@ -161,7 +161,7 @@ def _data_vector(B) -> dl.Vector:
     return vector
 
 
-def observation_operator(misfit: hp.Misfit):
+def observation_operator(misfit: hp.Misfit) -> dl.Matrix:
     """The misfit's linear observation operator B, (dQ x dU).
 
     Raises

@@ -85,4 +85,5 @@ def cost_rates(
     base = misfit(m)
     change = np.array([misfit(_moved(m, h, direction)) for h in steps]) - base
     remainders = change, change - steps * slope, change - steps * slope - 0.5 * steps**2 * curvature
-    return tuple(rate(np.abs(r), steps) for r in remainders)
+    first, second, third = (rate(np.abs(r), steps) for r in remainders)
+    return first, second, third

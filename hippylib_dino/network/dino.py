@@ -184,7 +184,8 @@ class DINO:
                 }
         except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError) as error:
             raise ModelFileError(
-                f"path: {str(path)!r} is truncated, altered or no DINO file ({error}). Restore it, or train and save again."
+                f"path: {str(path)!r} is truncated, altered or no DINO file ({error}). "
+                "Restore it, or train and save again."
             ) from error
         architecture = ReducedDense.from_config(manifest["architecture"])
         return cls(architecture, weights, **bases, fingerprint=manifest["fingerprint"], training=manifest["training"])

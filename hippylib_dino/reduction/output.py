@@ -55,8 +55,8 @@ def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: i
     n, dim = observables.shape
     if rank > min(dim, n - 1):
         raise RankError(
-            f"output_rank: expected 1 .. {min(dim, n - 1)} for the POD of {n} samples of {dim} observables, got {rank}. "
-            "Lower output_rank or raise n_basis_samples."
+            f"output_rank: expected 1 .. {min(dim, n - 1)} for the POD of {n} samples of {dim} observables, "
+            f"got {rank}. Lower output_rank or raise n_basis_samples."
         )
     mean = observables.mean(axis=0)
     centred = observables - mean

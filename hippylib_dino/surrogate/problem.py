@@ -36,12 +36,12 @@ class SurrogateJacobian(Jacobian):
         self._left = decoder @ latent
         self._encoder = encoder
 
-    def mult_block(self, directions):
+    def mult_block(self, directions: np.ndarray) -> np.ndarray:
         latent = self._encoder.T @ directions
         comm = self._parameter.mpi_comm()
         return self._left @ (comm.allreduce(latent) if comm.size > 1 else latent)
 
-    def transpmult_block(self, weights):
+    def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         return self._encoder @ (self._left.T @ weights)
 
 
@@ -82,7 +82,7 @@ class SurrogateProblem(hp.PDEProblem):
         self._parameter = dl.Function(parameter_space).vector()
         self._encoder = np.ascontiguousarray(order.from_array(dino.input_basis.encoder))
         self._shift = order.from_array(dino.input_basis.shift)
-        self._point: tuple[np.ndarray, _Point] | None = None
+        self._last: tuple[np.ndarray, _Point] | None = None
         self._linearized: _Point | None = None
         self._adjoint_weights: np.ndarray | None = None  # Φᵀp of a full Newton Hessian, None in Gauss-Newton
 
@@ -135,18 +135,18 @@ class SurrogateProblem(hp.PDEProblem):
         """
         check_vector(m, self._parameter, "m")
         values = owned_values(m)
-        same = self._point is not None and np.array_equal(self._point[0], values)
+        same = self._last is not None and np.array_equal(self._last[0], values)
         if self._comm.size > 1:
             same = self._comm.allreduce(same, op=MPI.LAND)
-        if not same:
+        if not same or self._last is None:
             x = self._latent(values - self._shift)
             value, jacobian = self.map.value_and_jacobian(x)
             if not (np.isfinite(value).all() and np.isfinite(jacobian).all()):
                 raise ModelConvergenceError(
                     f"the network gave values that are not finite at a parameter with |x| = {np.linalg.norm(x):.3g}."
                 )
-            self._point = (values, _Point(x, value, jacobian))
-        return self._point[1]
+            self._last = (values, _Point(x, value, jacobian))
+        return self._last[1]
 
     def observable(self, m: dl.GenericVector) -> np.ndarray:
         """F̂(m), (dQ,)."""
@@ -187,6 +187,8 @@ class SurrogateProblem(hp.PDEProblem):
     def apply_ij(self, i, j, dir, out) -> None:
         """Second variations of r at the linearization point."""
         point = self._linearized
+        if point is None:
+            raise InputError("apply_ij: no linearization point; call setLinearizationPoint first.")
         if {i, j} == {hp.STATE, hp.ADJOINT}:
             out.zero()
             out.axpy(1.0, dir)

@@ -117,9 +117,9 @@ def test_missing_directory_and_foreign_group_are_named(tmp_path):
 
 
 def test_bad_split_and_full_requests_are_named(models, linear_dino, confusion_dataset, tmp_path):
-    with pytest.raises(InputError, match="part: expected one of .*, got 'tset'"):
+    with pytest.raises(InputError, match=r"part: expected one of .*, got 'tset'"):
         confusion_dataset.split("tset")
-    with pytest.raises(InputError, match="n: the train split of .* holds 48 finished samples, got 49"):
+    with pytest.raises(InputError, match=r"n: the train split of .* holds 48 finished samples, got 49"):
         confusion_dataset.split("train", 49)
     with pytest.raises(InputError, match="has no array 'state'; generate with store_full=True"):
         confusion_dataset.full("state", [0])
