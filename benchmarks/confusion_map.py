@@ -22,7 +22,7 @@ import typer
 
 import hippylib_dino as hd
 from applications.confusion.model import build
-from applications.confusion.run import relative_distance, solve_map, synthetic_data
+from applications.confusion.run import compile_forms, relative_distance, solve_map, synthetic_data
 from hippylib_dino.modeling.spaces import DofOrder
 
 HERE = Path(__file__).parent
@@ -76,6 +76,7 @@ def single_point(dino: hd.DINO) -> float:
 
 def inverse_problems(model: hd.JacobianModel, dino: hd.DINO) -> list[dict]:
     """PDE and surrogate, MAP and Laplace, on data sets whose truths were never trained on."""
+    compile_forms(model)
     rows = []
     for index in range(N_DATA_SETS):
         synthetic_data(model, index)

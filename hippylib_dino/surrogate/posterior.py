@@ -5,6 +5,7 @@ from __future__ import annotations
 import hippylib as hp
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.surrogate.model import SurrogateModel
 
 
 def laplace(
@@ -25,8 +26,8 @@ def laplace(
     solution : [u, m, p]
         What `hp.ReducedSpaceNewtonCG(model).solve` returned.
     rank : int, optional
-        Eigenpairs of (H_misfit, R) to keep; default the rank of the surrogate's Gauss-Newton
-        Hessian, or the number of observables of a PDE model, at most 100.
+        Eigenpairs of (H_misfit, R) to keep; default the number of observables, or of latent
+        parameters of a surrogate if that is less, at most 100.
     oversampling : int
         Additional random directions.
     gauss_newton_approx : bool
@@ -65,6 +66,10 @@ def laplace(
 
 
 def _default_rank(model: hp.Model) -> int:
-    """Number of observables, which bounds the rank of the Gauss-Newton Hessian; at most 100."""
-    n_observables = model.misfit.B.size(0) if hasattr(model.misfit, "B") else 100
-    return min(n_observables, 100, model.prior.mean.size())
+    """What bounds the rank of the Gauss-Newton Hessian: observables and latent parameters; at most 100."""
+    limits = [100, model.prior.mean.size()]
+    if hasattr(model.misfit, "B"):
+        limits.append(model.misfit.B.size(0))
+    if isinstance(model, SurrogateModel):
+        limits.append(model.dino.input_basis.rank)
+    return min(limits)
