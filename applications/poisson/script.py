@@ -55,7 +55,7 @@ def main(output: Path = Path("poisson-output"), mesh_size: int = 32, n_samples: 
 
     truth = hd.data.draw_parameter(model.prior, seed=2026, index=0)
     noise = model.noise_covariance.sample(np.random.default_rng(2026))
-    model.misfit.d.set_local(model.evalObservable(truth) + noise)
+    hd.modeling.set_owned_values(model.misfit.d, model.evalObservable(truth) + noise)
 
     surrogate = hd.SurrogateModel(dino, model.prior, model.misfit)
     maps = {}

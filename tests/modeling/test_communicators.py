@@ -1,0 +1,57 @@
+import pytest
+from mpi4py import MPI
+
+from hippylib_dino.errors import InputError
+from hippylib_dino.modeling import sample_communicator
+
+# two ranks "compile" at the same moment; each writes when it enters and when it leaves
+COMPILE = """
+import time
+import dijitso
+from mpi4py import MPI
+import hippylib_dino as hd
+def slow(jitable, name, params, *args, **kwargs):
+    for word in ("enter", "leave"):
+        with open({log!r}, "a") as f:
+            f.write(f"{{word}} {{MPI.COMM_WORLD.rank}}\\n")
+        time.sleep(0.5)
+dijitso.jit = slow
+if {guard}:
+    hd.sample_communicator()
+    hd.sample_communicator()  # guarded once, however often it is asked for
+MPI.COMM_WORLD.Barrier()
+dijitso.jit(None, "no_such_library", {{"cache": {{"cache_dir": {cache!r}}}}})
+"""
+
+
+def _overlaps(run_python, tmp_path, guard):
+    log = tmp_path / f"log-{guard}"
+    run_python(COMPILE.format(log=str(log), cache=str(tmp_path / "cache"), guard=guard), ranks=2, timeout=60)
+    words = [line.split()[0] for line in log.read_text().splitlines()]
+    assert sorted(words) == ["enter", "enter", "leave", "leave"]
+    return words[:2] == ["enter", "enter"]
+
+
+def test_one_rank_compiles_at_a_time(run_python, tmp_path):
+    assert not _overlaps(run_python, tmp_path, guard=True)
+
+
+def test_without_the_guard_ranks_compile_at_the_same_time(run_python, tmp_path):
+    assert _overlaps(run_python, tmp_path, guard=False)
+
+
+def test_world_and_groups(run_python):
+    code = """
+import hippylib_dino as hd
+print("SIZES", [hd.sample_communicator(n).size for n in (1, 2, 4, None)])
+"""
+    assert run_python(code, ranks=4).stdout.count("SIZES [1, 2, 4, 4]") == 4
+
+
+def test_without_mpirun_it_is_a_single_rank():
+    assert sample_communicator(None).size == MPI.COMM_WORLD.size == 1
+
+
+def test_ranks_that_do_not_divide_the_world_are_named():
+    with pytest.raises(InputError, match="ranks_per_sample: expected a divisor of the 1 ranks of this run, got 2"):
+        sample_communicator(2)
