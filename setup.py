@@ -28,7 +28,7 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
-    packages=find_packages(include=["hippylib_dino", "hippylib_dino.*", "applications", "applications.*"]),
+    packages=find_packages(include=["hippylib_dino", "hippylib_dino.*"]),
     python_requires=">=3.11",  # the oldest that Zarr 3 runs on
     install_requires=[
         "hippylib>=3.2,<4",

@@ -43,5 +43,9 @@ class GenerationError(DinoError, RuntimeError):
     """Data generation was stopped: too many failed solves, or a rank raised."""
 
 
+class TrainingError(DinoError, RuntimeError):
+    """Training diverged: no epoch had a finite validation loss."""
+
+
 class LibraryError(DinoError, ImportError):
     """An installed library cannot work beside dolfin; the message says which to replace."""

@@ -22,6 +22,9 @@ FORMAT = "hippylib_dino dataset"
 FORMAT_VERSION = 1
 PENDING, DONE, FAILED = 0, 1, 2
 SPLITS = ("train", "validation", "test")
+SAMPLE_ARRAYS = ("x", "y", "reduced_jacobian", "observable", "observable_energy", "jacobian_energy")
+FULL_ARRAYS = ("m", "jacobian")
+BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Dataset:
         try:
             group = zarr.open_group(path, mode="r")
             attributes = dict(group.attrs)
+            if attributes.get("format") == FORMAT:
+                attributes["format_version"], attributes["plan"], attributes["fingerprint"]
         except (FileNotFoundError, KeyError, ValueError, json.JSONDecodeError) as error:
             raise DatasetError(
                 f"path: {str(path)!r} holds no readable dataset (its zarr.json is missing or damaged: {error}). "
@@ -112,13 +117,13 @@ class Dataset:
 
     def _read(self, name: str, index: np.ndarray) -> np.ndarray:
         """Rows `index` of an array; damaged or missing chunks are an error that names sample and array."""
-        array = self._array(name)
         try:
+            array = self._array(name)
             values = array.oindex[index] if len(index) else array[:0]
         except Exception as error:  # zarr raises whatever its codec raises: checksum, zstd, OS errors
             raise DatasetError(self._damage(name, index, error)) from error
         if np.issubdtype(values.dtype, np.floating):
-            finite = np.isfinite(values).reshape(len(index), -1).all(axis=1)
+            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
             if not finite.all():
                 raise DatasetError(
                     f"{self.path}: sample {index[~finite][0]} of array {name!r} is missing or not finite although it "
@@ -140,7 +145,22 @@ class Dataset:
     @property
     def status(self) -> np.ndarray:
         """(N,): 0 pending, 1 done, 2 failed."""
-        return self._array("status")[:]
+        try:
+            return self._array("status")[:]
+        except Exception as error:  # as in _read
+            raise DatasetError(
+                f"{self.path}: the array 'status' is damaged ({error}). Restore it from a backup."
+            ) from error
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether the first pass has ended with both bases."""
+        return bool(self.attributes["has_bases"])
+
+    @property
+    def noise_covariance(self) -> np.ndarray:
+        """Γ at the time of generation: (), (dQ,) or (dQ, dQ)."""
+        return self._whole("bases/noise_covariance")
 
     @property
     def complete(self) -> bool:
@@ -196,7 +216,7 @@ class Dataset:
                     "Generate more, or ask for fewer."
                 )
             index = index[:n]
-        return Samples(index, *(self._read(field, index) for field in list(Samples.__dataclass_fields__)[1:]))
+        return Samples(index, **{name: self._read(name, index) for name in SAMPLE_ARRAYS})
 
     def full(self, name: str, index: np.ndarray) -> np.ndarray:
         """Full parameters "m" (n, dM) or Jacobians "jacobian" (n, dQ, dM), canonical dof order.
@@ -213,20 +233,25 @@ class Dataset:
     # ---- bases and provenance ------------------------------------------------------------
 
     def _basis(self, name: str) -> Basis:
-        if f"bases/{name}" not in self._group:
+        if not self.has_bases:
             raise DatasetError(
                 f"{self.path}: the {name} basis is not computed yet; finish hd.generate(..., resume=True)."
             )
-        group = self._group[f"bases/{name}"]
+        arrays = {key: self._whole(f"bases/{name}/{key}") for key in BASIS_ARRAYS}
+        attributes = self._group[f"bases/{name}"].attrs
+        return Basis(**arrays, kind=attributes["kind"], inner_product=attributes["inner_product"])
+
+    def _whole(self, name: str) -> np.ndarray:
+        """An array that is one chunk; damage is an error that names it."""
         try:
-            arrays = {key: group[key][:] for key in ("decoder", "encoder", "shift", "eigenvalues")}
+            values = self._array(name)[...]
         except Exception as error:  # as in _read
             raise DatasetError(
-                f"{self.path}: the {name} basis is damaged ({error}). Restore it from a backup."
+                f"{self.path}: the array {name!r} is damaged ({error!r}). Restore it from a backup."
             ) from error
-        if not all(np.isfinite(a).all() for a in arrays.values()):
-            raise DatasetError(f"{self.path}: the {name} basis is missing or damaged. Restore it from a backup.")
-        return Basis(**arrays, kind=group.attrs["kind"], inner_product=group.attrs["inner_product"])
+        if not np.isfinite(values).all():
+            raise DatasetError(f"{self.path}: the array {name!r} is missing or damaged. Restore it from a backup.")
+        return values
 
     @property
     def input_basis(self) -> Basis:
@@ -263,11 +288,16 @@ class Dataset:
         """
         for name in ("input", "output"):
             self._basis(name)
+        self._whole("bases/noise_covariance")
+        if not self.complete and "basis_samples" not in self._group:
+            raise DatasetError(
+                f"{self.path}: sample {int(np.argmin(self.status))} of array 'status' is missing, since the run had "
+                "finished. Solve again what is missing with hd.generate(..., resume=True)."
+            )
         done = self._done()
-        for name in self._group.array_keys():
-            if name != "status":
-                for i in done:
-                    self._read(name, np.array([i]))
+        for name in (*SAMPLE_ARRAYS, *(FULL_ARRAYS if self.attributes["plan"]["store_full"] else ())):
+            for i in done:
+                self._read(name, np.array([i]))
         return len(done)
 
     def __repr__(self) -> str:
@@ -288,21 +318,26 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dims: tup
         compressors=[ZstdCodec(level=1), Crc32cCodec()],
         fill_value=0 if dtype == "u1" else np.nan,
         dimension_names=dims,
+        overwrite=True,
     )
+
+
+def create_whole_array(group: zarr.Group, name: str, values: np.ndarray) -> None:
+    """A checksummed array in one chunk."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype="f8",
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        fill_value=np.nan,
+    )
+    array[...] = values
 
 
 def write_basis(group: zarr.Group, name: str, basis: Basis) -> None:
     """Store a basis under ``bases/name``."""
     target = group.create_group(f"bases/{name}", overwrite=True)
-    for key in ("decoder", "encoder", "shift", "eigenvalues"):
-        data = getattr(basis, key)
-        array = target.create_array(
-            key,
-            shape=data.shape,
-            dtype="f8",
-            chunks=data.shape,
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            fill_value=np.nan,
-        )
-        array[:] = data
+    for key in BASIS_ARRAYS:
+        create_whole_array(target, key, getattr(basis, key))
     target.attrs.update({"kind": basis.kind, "inner_product": basis.inner_product})

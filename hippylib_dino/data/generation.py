@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -15,10 +17,20 @@ import zarr
 from mpi4py import MPI
 from tqdm import tqdm
 
-from hippylib_dino.data.dataset import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, Dataset, create_array, write_basis
+from hippylib_dino.data.dataset import (
+    DONE,
+    FAILED,
+    FORMAT,
+    FORMAT_VERSION,
+    PENDING,
+    Dataset,
+    create_array,
+    create_whole_array,
+    write_basis,
+)
 from hippylib_dino.data.progress import SharedProgress
 from hippylib_dino.data.streams import draw_parameter
-from hippylib_dino.errors import DatasetError, GenerationError, InputError, SolveError
+from hippylib_dino.errors import DatasetError, DinoError, GenerationError, InputError, RankError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
@@ -26,6 +38,8 @@ from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
 from hippylib_dino.reduction.output import derivative_output_basis, pod_output_basis
+
+_BASIS_CHOICES = ("input_rank", "output_rank", "input_basis", "output_basis")
 
 
 @dataclass(frozen=True)
@@ -48,8 +62,8 @@ class Plan:
         """Samples of all three splits."""
         return self.n_train + self.n_validation + self.n_test
 
-    def check(self) -> None:
-        """Raise `InputError` for numbers and names that cannot be."""
+    def check(self, n_parameters: int, n_observables: int) -> None:
+        """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data."""
         for name in ("n_train", "n_basis_samples", "input_rank", "output_rank"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
@@ -65,6 +79,18 @@ class Plan:
             raise InputError(f'input_basis: expected "derivative" or "kle", got {self.input_basis!r}.')
         if self.output_basis not in ("derivative", "pod"):
             raise InputError(f'output_basis: expected "derivative" or "pod", got {self.output_basis!r}.')
+        n_jacobian_rows = self.n_basis_samples * n_observables if self.input_basis == "derivative" else n_parameters
+        self._check_rank("input_rank", min(n_parameters, n_jacobian_rows))
+        n_pod = self.n_basis_samples - 1 if self.output_basis == "pod" else n_observables
+        self._check_rank("output_rank", min(n_observables, n_pod))
+
+    def _check_rank(self, name: str, limit: int) -> None:
+        if getattr(self, name) > limit:
+            raise RankError(
+                f"{name}: expected at most {limit}, which is what {self.n_basis_samples} basis samples of this "
+                f"problem can give, got {getattr(self, name)}. "
+                f"Lower {name}, or raise n_basis_samples if that is what limits it."
+            )
 
 
 def generate(
@@ -108,7 +134,7 @@ def generate(
     input_basis : "derivative" or "kle"
     output_basis : "derivative" or "pod"
     seed : int
-        Sample i depends on (seed, i) alone.
+        Sample i depends on (seed, i) and on the partition of the mesh, not on the number of groups.
     resume : bool
         Continue the dataset that is at `path`, if there is one.
     store_full : bool
@@ -145,7 +171,6 @@ def generate(
         seed=seed,
         store_full=store_full,
     )
-    plan.check()
     serialize_compilation()
     generator = _Generator(model, Path(path), plan, max_failures, progress)
     generator.prepare(resume)
@@ -162,6 +187,7 @@ class _Generator:
         self.model, self.path, self.plan = model, path, plan
         self.max_failures, self.progress = max_failures, progress
         self.noise = model.noise_covariance
+        plan.check(model.prior.mean.size(), self.noise.dim)
         self.order = DofOrder(model.prior.Vh)
         self.mesh_comm = self.order.comm
         self.world = MPI.COMM_WORLD
@@ -179,41 +205,77 @@ class _Generator:
     def prepare(self, resume: bool) -> None:
         """Create the dataset, or check that the one that is there may be continued."""
         mark = fingerprint(self.model)
+        # what the PDE answers at one point tells another PDE on the same spaces apart
+        mark["forward map"] = {
+            "observable at the prior mean": self.model.evalObservable(self.model.prior.mean).tolist()
+        }
         self._everywhere(lambda: self._create_or_check(mark, resume) if self.world.rank == 0 else None)
         self.root = zarr.open_group(self.path, mode="r+")
 
+    def _beside(self, suffix: str) -> Path:
+        """A sibling of the dataset's directory, for what is being made or removed."""
+        return self.path.with_name(self.path.name + suffix)
+
     def _create_or_check(self, mark: dict, resume: bool) -> None:
-        if self.path.exists() and any(self.path.iterdir()):
-            if not (self.path / "zarr.json").exists():
-                raise DatasetError(
-                    f"path: {str(self.path)!r} is not empty and holds no dataset; choose another directory."
-                )
-            found = Dataset.open(self.path)
-            check_fingerprint(found.fingerprint, mark, f"path: the dataset in {str(self.path)!r}")
-            if not resume:
-                raise DatasetError(
-                    f"path: {str(self.path)!r} holds a dataset of this problem already; pass resume=True to continue "
-                    "it, or choose another directory."
-                )
-            stored, wanted = found.attributes["plan"], asdict(self.plan)
-            different = [f"{k} was {stored.get(k)}, is {v}" for k, v in wanted.items() if stored.get(k) != v]
-            if different:
-                raise DatasetError(
-                    f"path: the dataset in {str(self.path)!r} was planned otherwise: {'; '.join(different)}. "
-                    "Resume with the same numbers, or choose another directory."
-                )
+        shutil.rmtree(self._beside(".removing"), ignore_errors=True)  # left by a run that was killed
+        if self.path.is_file():
+            raise DatasetError(f"path: {str(self.path)!r} is a file; choose a directory.")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            self._create(mark)
             return
-        self._create(mark)
+        if not (self.path / "zarr.json").exists():
+            raise DatasetError(f"path: {str(self.path)!r} is not empty and holds no dataset; choose another directory.")
+        found = Dataset.open(self.path)
+        check_fingerprint(found.fingerprint, mark, f"path: the dataset in {str(self.path)!r}")
+        if not resume:
+            raise DatasetError(
+                f"path: {str(self.path)!r} holds a dataset of this problem already; pass resume=True to continue "
+                "it, or choose another directory."
+            )
+        self._check_noise(found)
+        self._check_plan(found)
+
+    def _check_noise(self, found: Dataset) -> None:
+        stored = found.noise_covariance
+        if stored.shape != self.noise.value.shape or not np.allclose(stored, self.noise.value, rtol=1e-8, atol=0):
+            raise DatasetError(
+                f"path: the dataset in {str(self.path)!r} was begun with another noise covariance, and bases and norms "
+                f"are weighted by it: the largest entry was {stored.max():.6g}, is {self.noise.value.max():.6g}. "
+                "Resume with the same noise, or choose another directory."
+            )
+
+    def _check_plan(self, found: Dataset) -> None:
+        """Refuse other numbers; but ranks and bases may change while no basis is computed."""
+        stored, wanted = found.attributes["plan"], asdict(self.plan)
+        different = [key for key, value in wanted.items() if stored.get(key) != value]
+        if different and set(different) <= set(_BASIS_CHOICES) and not found.has_bases:
+            root = zarr.open_group(self.path, mode="r+")
+            self._create_latent_arrays(root)
+            root.attrs["plan"] = wanted
+        elif different:
+            changes = "; ".join(f"{key} was {stored.get(key)}, is {wanted[key]}" for key in different)
+            raise DatasetError(
+                f"path: the dataset in {str(self.path)!r} was planned otherwise: {changes}. "
+                "Resume with the same numbers, or choose another directory."
+            )
+
+    def _create_latent_arrays(self, root: zarr.Group) -> None:
+        """The arrays whose shapes follow the ranks."""
+        n, inputs, outputs = self.plan.n_total, self.plan.input_rank, self.plan.output_rank
+        create_array(root, "x", (n, inputs), ("sample", "latent_parameter"))
+        create_array(root, "y", (n, outputs), ("sample", "latent_observable"))
+        create_array(
+            root, "reduced_jacobian", (n, outputs, inputs), ("sample", "latent_observable", "latent_parameter")
+        )
 
     def _create(self, mark: dict) -> None:
+        """Make the whole tree beside `path`, then move it there: a killed run leaves nothing half made."""
         plan, dim, n_observables = self.plan, self.order.dim, self.noise.dim
-        root = zarr.open_group(self.path, mode="w")
-        n, m = plan.n_total, plan.input_rank
-        create_array(root, "x", (n, m), ("sample", "latent_parameter"))
-        create_array(root, "y", (n, plan.output_rank), ("sample", "latent_observable"))
-        create_array(
-            root, "reduced_jacobian", (n, plan.output_rank, m), ("sample", "latent_observable", "latent_parameter")
-        )
+        partial = self._beside(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        root = zarr.open_group(partial, mode="w")
+        n = plan.n_total
+        self._create_latent_arrays(root)
         create_array(root, "observable", (n, n_observables), ("sample", "observable"))
         create_array(root, "observable_energy", (n,), ("sample",))
         create_array(root, "jacobian_energy", (n,), ("sample",))
@@ -228,20 +290,21 @@ class _Generator:
         create_array(scratch, "covariance", (b, n_observables, n_observables), ("sample", "observable", "observable2"))
         create_array(scratch, "jacobian", (b, n_observables, dim), ("sample", "observable", "parameter"))
         create_array(scratch, "status", (b,), ("sample",), dtype="u1")
-        noise = root.create_group("bases").create_array("noise_covariance", shape=self.noise.value.shape, dtype="f8")
-        noise[...] = self.noise.value
+        create_whole_array(root.create_group("bases"), "noise_covariance", self.noise.value)
         root.create_group("failures")
         versions = {name: metadata.version(name) for name in ("hippylib", "numpy", "zarr", "mpi4py")}
-        # written last: a directory without the format mark is not taken for a dataset
         root.attrs.update(
             {
                 "format": FORMAT,
                 "format_version": FORMAT_VERSION,
                 "plan": asdict(plan),
+                "has_bases": False,
                 "fingerprint": mark,
                 "versions": {**versions, "python": sys.version.split()[0]},
             }
         )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial, self.path)
 
     def finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -251,13 +314,14 @@ class _Generator:
 
     def first_pass(self) -> None:
         """Full Jacobians of the basis samples, then the bases."""
-        if "bases/output" not in self.root:
+        if not self.root.attrs["has_bases"]:
             scratch = self.root["basis_samples"]
             self._run("bases", scratch["status"], self._solve_basis_sample)
             self._everywhere(lambda: self._build_bases(scratch) if self.group == 0 else None)
 
     def second_pass(self) -> None:
         """Reduced samples of all splits."""
+        self.root = zarr.open_group(self.path, mode="r+")  # with what rank 0 wrote
         self.input, self.output = (Dataset(self.root, self.path)._basis(name) for name in ("input", "output"))
         self._encoder = self.order.from_array(self.input.encoder)
         self._decoder = self.order.from_array(self.input.decoder)
@@ -266,8 +330,10 @@ class _Generator:
         self._everywhere(self._remove_scratch)
 
     def _remove_scratch(self) -> None:
-        if self.world.rank == 0:
-            shutil.rmtree(self.path / "basis_samples")
+        """Move, then delete, so that a killed run leaves the dataset complete or as it was."""
+        if self.world.rank == 0 and "basis_samples" in self.root:
+            os.replace(self.path / "basis_samples", self._beside(".removing"))
+            shutil.rmtree(self._beside(".removing"))
 
     def _run(self, label: str, status: zarr.Array, solve: Callable[[int], None]) -> None:
         """Every group solves its share of the pending samples; failures are recorded, errors reach all ranks."""
@@ -291,10 +357,8 @@ class _Generator:
                 if failures > self.max_failures:
                     break
 
-        try:
-            self._everywhere(work, before_meeting=bar.finish)
-        finally:
-            total_failures = int((status[:] == FAILED).sum())
+        self._everywhere(work, before_meeting=bar.finish)
+        total_failures = int((status[:] == FAILED).sum())
         if total_failures > self.max_failures:
             raise GenerationError(
                 f"{total_failures} solves failed, more than max_failures={self.max_failures}; see the reasons in "
@@ -302,9 +366,9 @@ class _Generator:
             )
 
     def _record_failure(self, index: int, error: SolveError) -> None:
-        if self.writes:
-            record = {"index": index, "seed": self.plan.seed, "reason": str(error)}
-            (self.path / "failures" / f"sample-{index:08d}.json").write_text(json.dumps(record))
+        file = self.path / "failures" / f"sample-{index:08d}.json"
+        if self.writes and not file.exists():  # the first pass's reason is the one that tells
+            file.write_text(json.dumps({"index": index, "seed": self.plan.seed, "reason": str(error)}))
 
     def _everywhere(self, work: Callable[[], None], before_meeting: Callable[[], None] = lambda: None) -> None:
         """Run `work` on every rank, then meet; an error on one rank is an error on all, none hangs."""
@@ -313,14 +377,18 @@ class _Generator:
             work()
         except Exception as caught:  # noqa: BLE001  raised again below, on every rank
             error = caught
+        except BaseException:
+            if self.world.size > 1:  # an interrupt of one rank must not leave the others waiting
+                traceback.print_exc()
+                self.world.Abort(1)
+            raise
         before_meeting()
-        first = next(
-            (e for e in self.world.allgather(None if error is None else (self.world.rank, repr(error))) if e), None
-        )
+        told = error if error is None or isinstance(error, DinoError) else GenerationError(_account(self.world, error))
+        first = next((e for e in self.world.allgather(told) if e is not None), None)
         if error is not None:
             raise error
         if first is not None:
-            raise GenerationError(f"rank {first[0]} of {self.world.size} raised {first[1]}.")
+            raise first
 
     # ---- one sample ----------------------------------------------------------------------
 
@@ -349,6 +417,8 @@ class _Generator:
     def _build_bases(self, scratch: zarr.Group) -> None:
         plan = self.plan
         done = np.flatnonzero(scratch["status"][:] == DONE)
+        if len(done) == 0:
+            raise GenerationError(f"every basis sample failed; see the reasons in {self.path / 'failures'}.")
         if self.progress and self.writes:
             tqdm.write(f"computing bases of rank {plan.input_rank} and {plan.output_rank} from {len(done)} samples")
 
@@ -367,6 +437,7 @@ class _Generator:
         if self.writes:
             write_basis(self.root, "input", basis)
             write_basis(self.root, "output", output)
+            self.root.attrs["has_bases"] = True
 
     def _output_basis(self, observables: np.ndarray, covariances: Callable[[], np.ndarray]) -> Basis:
         if self.plan.output_basis == "derivative":
@@ -386,7 +457,8 @@ class _Generator:
         )
 
     def _solve_sample(self, index: int) -> None:
-        m, q, rows, covariance = self._kept(index) if index < self.plan.n_basis_samples else self._solve(index)
+        kept = index < self.plan.n_basis_samples and "basis_samples" in self.root
+        m, q, rows, covariance = self._kept(index) if kept else self._solve(index)
         x = self._sum(self._encoder.T @ (m - self._shift))
         reduced = self.output.encoder.T @ self._sum(rows.T @ self._decoder)
         full = (self.order.to_array(m), self.order.to_array(rows)) if self.plan.store_full else None
@@ -400,3 +472,8 @@ class _Generator:
         self.root["jacobian_energy"][index] = np.trace(self.noise.solve(covariance))
         if full is not None:
             self.root["m"][index], self.root["jacobian"][index] = full[0], full[1].T
+
+
+def _account(comm: MPI.Comm, error: Exception) -> str:
+    """What the other ranks are told of an error that is not one of this package."""
+    return f"rank {comm.rank} of {comm.size} raised {error!r}."

@@ -32,6 +32,7 @@ class SharedProgress:
     def step(self) -> None:
         """One more sample is done on this rank."""
         if self.comm.rank != 0:
+            self._sent = [request for request in self._sent if not request.Test()]
             self._sent.append(self.comm.isend(False, dest=0, tag=_TAG))
             return
         self._bar.update()

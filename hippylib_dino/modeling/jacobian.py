@@ -177,6 +177,6 @@ def _solve(solver, rhs: PETSc.Mat) -> PETSc.Mat:
                 raise SolveError(f"linear solve of Jacobian column {j}: PETSc reason {ksp.getConvergedReason()}.")
             rhs.restoreDenseColumnVec(j)
             solution.restoreDenseColumnVec(j)
-    if not np.isfinite(solution.getDenseArray()).all():
+    if not np.isfinite(solution.norm()):  # over all ranks: they must agree on whether to raise
         raise SolveError("linear solve for the Jacobian gave values that are not finite.")
     return solution

@@ -7,8 +7,9 @@ import abc
 import dolfin as dl
 import numpy as np
 
+from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.jacobian import Jacobian
-from hippylib_dino.modeling.spaces import owned_values, set_owned_values
+from hippylib_dino.modeling.spaces import check_vector, owned_values, set_owned_values
 
 
 class ParameterToObservable(abc.ABC):
@@ -39,10 +40,14 @@ class ParameterToObservable(abc.ABC):
 
     def jvp(self, m: dl.GenericVector, direction: dl.GenericVector) -> np.ndarray:
         """J(m) v, (dQ,), for a primal parameter direction v."""
+        check_vector(direction, m, "direction")
         return self.jacobian(m).mult_block(owned_values(direction)[:, None])[:, 0]
 
     def vjp(self, m: dl.GenericVector, weights: np.ndarray) -> dl.GenericVector:
         """J(m)ᵀ w, a dual parameter vector, for dual data weights w (dQ,)."""
+        J, weights = self.jacobian(m), np.asarray(weights, dtype=float)
+        if weights.shape != J.shape[:1]:
+            raise InputError(f"weights: expected shape {J.shape[:1]}, one for each observable, got {weights.shape}.")
         out = m.copy()
-        set_owned_values(out, self.jacobian(m).transpmult_block(np.asarray(weights, dtype=float)[:, None])[:, 0])
+        set_owned_values(out, J.transpmult_block(weights[:, None])[:, 0])
         return out

@@ -13,7 +13,7 @@ import dolfin as dl
 import numpy as np
 from mpi4py import MPI
 
-from hippylib_dino.errors import VectorError
+from hippylib_dino.errors import InputError, VectorError
 
 
 def owned_values(vector: dl.GenericVector) -> np.ndarray:
@@ -38,16 +38,16 @@ def set_owned_values(vector: dl.GenericVector, values: np.ndarray) -> None:
 
 def check_vector(vector: dl.GenericVector, like: dl.GenericVector, name: str) -> None:
     """Raise `VectorError` unless `vector` has the size, partition and communicator of `like`."""
+    if MPI.Comm.Compare(vector.mpi_comm(), like.mpi_comm()) not in (MPI.IDENT, MPI.CONGRUENT):
+        raise VectorError(
+            f"{name}: the vector lives on another MPI communicator ({vector.mpi_comm().size} ranks) "
+            f"than the problem ({like.mpi_comm().size} ranks). Build mesh and vectors on one communicator."
+        )
     if (vector.size(), vector.local_size()) != (like.size(), like.local_size()):
         raise VectorError(
             f"{name}: expected a vector of size {like.size()} ({like.local_size()} on this rank), "
             f"got size {vector.size()} ({vector.local_size()}). "
             "Make it with model.generate_vector(hp.PARAMETER) or hp.STATE of the same model."
-        )
-    if MPI.Comm.Compare(vector.mpi_comm(), like.mpi_comm()) not in (MPI.IDENT, MPI.CONGRUENT):
-        raise VectorError(
-            f"{name}: the vector lives on another MPI communicator ({vector.mpi_comm().size} ranks) "
-            f"than the problem ({like.mpi_comm().size} ranks). Build mesh and vectors on one communicator."
         )
 
 
@@ -62,6 +62,11 @@ class DofOrder:
     Parameters
     ----------
     space : dolfin.FunctionSpace
+
+    Raises
+    ------
+    InputError
+        On a partitioned mesh, if degrees of freedom cannot be told apart (discontinuous elements).
 
     Attributes
     ----------
@@ -81,7 +86,13 @@ class DofOrder:
         keys = self._keys(space, first, last)
         everyone = gather(keys, self.comm)
         # lexsort's last key is the primary one: component first, then x, y, z
-        digits = np.round(everyone / max(np.abs(everyone).max(), 1.0), 10)
+        span = np.maximum(np.ptp(everyone, axis=0), 1e-300)
+        digits = np.round((everyone - everyone.min(axis=0)) / span, 9)
+        if self.comm.size > 1 and len(np.unique(digits, axis=0)) < self.dim:
+            raise InputError(
+                f"space: {space.ufl_element()} has several degrees of freedom at one point, whose order depends on the "
+                "partition of the mesh. Use a continuous space, or one rank a sample."
+            )
         order = np.lexsort(digits.T[::-1])
         position = np.empty(self.dim, dtype=np.int64)
         position[order] = np.arange(self.dim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -53,6 +54,11 @@ class ReducedDense:
     def from_config(cls, config: dict) -> ReducedDense:
         """The architecture that `get_config` described."""
         return cls(**config)
+
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of kernel, bias, kernel, bias, ... as Keras orders them."""
+        widths = (self.input_rank, *self.hidden, self.output_rank)
+        return [shape for a, b in itertools.pairwise(widths) for shape in ((a, b), (b,))]
 
     def keras_model(self, seed: int = 0):
         """A functional Keras model with outputs ``observable`` (rQ,) and ``jacobian`` (rQ, rM)."""

@@ -20,6 +20,12 @@ except (ImportError, ValueError, AttributeError) as error:
         )
     ) from error
 
-import keras
+try:
+    import keras
+except ModuleNotFoundError as error:
+    raise LibraryError(
+        f"keras: cannot be imported, {error.name!r} is missing. Install a backend: `pip install 'hippylib_dino[cpu]'`, "
+        "`[gpu]`, or any that Keras runs on, named in KERAS_BACKEND."
+    ) from error
 
 __all__ = ["keras"]

@@ -67,6 +67,9 @@ class DINO:
                 f"architecture: expected ranks {(self.input_basis.rank, self.output_basis.rank)} as the bases have, "
                 f"got {ranks}."
             )
+        shapes = [np.shape(w) for w in self.weights]
+        if shapes != self.architecture.weight_shapes():
+            raise InputError(f"weights: expected shapes {self.architecture.weight_shapes()}, got {shapes}.")
 
     @cached_property
     def latent_map(self) -> LatentMap:
@@ -85,6 +88,10 @@ class DINO:
 
     def evaluate(self, dataset: Dataset, part: str = "test") -> dict[str, float]:
         """Relative errors on held-out samples; see `hippylib_dino.network.metrics.relative_errors`.
+
+        ``jacobian`` is the error of the full Jacobian as an operator on the prior, which does not depend on the
+        mesh.  A dataset with full Jacobians (``store_full=True``) adds ``jacobian_dof_frobenius``, the Frobenius norm
+        of coefficient matrices, which weighs rough modes that the prior damps.
 
         Parameters
         ----------
@@ -111,7 +118,19 @@ class DINO:
         predictions = [self.latent_map.value_and_jacobian(x) for x in samples.x]
         values = np.array([value for value, _ in predictions])
         jacobians = np.array([jacobian for _, jacobian in predictions])
-        return relative_errors(samples, values, jacobians, self.input_basis, self.output_basis)
+        errors = relative_errors(samples, values, jacobians, self.input_basis, self.output_basis)
+        if dataset.attributes["plan"]["store_full"]:
+            errors["jacobian_dof_frobenius"] = self._dof_frobenius(dataset, samples.index, jacobians)
+        return errors
+
+    def _dof_frobenius(self, dataset: Dataset, index: np.ndarray, jacobians: np.ndarray) -> float:
+        """‖Ĵ - J‖_F/‖J‖_F of coefficient matrices, sample by sample, since full Jacobians are large."""
+        squares = []
+        for i, latent in zip(index, jacobians, strict=True):
+            J = dataset.full("jacobian", np.array([i]))[0]
+            predicted = self.output_basis.decoder @ latent @ self.input_basis.encoder.T
+            squares.append(((predicted - J) ** 2).sum() / (J**2).sum())
+        return float(np.sqrt(np.mean(squares)))
 
     # ---- one file ------------------------------------------------------------------------
 
@@ -182,13 +201,18 @@ class DINO:
                     )
                     for name in ("input_basis", "output_basis")
                 }
-        except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError) as error:
+            architecture = ReducedDense.from_config(manifest["architecture"])
+            return cls(
+                architecture, weights, **bases, fingerprint=manifest["fingerprint"], training=manifest["training"]
+            )
+        except ModelFileError:
+            raise
+        # what zipfile, json, NumPy and the constructors raise for damaged bytes
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError, OSError, RuntimeError) as error:
             raise ModelFileError(
                 f"path: {str(path)!r} is truncated, altered or no DINO file ({error}). "
                 "Restore it, or train and save again."
             ) from error
-        architecture = ReducedDense.from_config(manifest["architecture"])
-        return cls(architecture, weights, **bases, fingerprint=manifest["fingerprint"], training=manifest["training"])
 
     def __repr__(self) -> str:
         how = self.training

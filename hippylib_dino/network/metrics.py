@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from hippylib_dino.data.dataset import Samples
+from hippylib_dino.errors import InputError
 from hippylib_dino.reduction.basis import Basis
 
 
@@ -51,12 +52,21 @@ def relative_errors(
         ``dominant_jacobian``: ‖Uᵀ(∂f - J_r)V‖/‖UᵀJ_rV‖ on each sample's leading half of singular vectors.
         ``null_space``: ‖∂f (I - VVᵀ)‖/‖J_r‖, V the row space of J_r.
         ``misfit_gradient``, ``misfit_gradient_riesz``: of Jᵀ Γ⁻¹ (q - d), d the next sample's observable, before
-        and after the prior solve (Euclidean norm of coefficients, within the input basis).
+        and after the prior solve (Euclidean norm of coefficients, within the input basis); of two samples or more.
+
+    Raises
+    ------
+    InputError
+        If a reduced Jacobian is larger than the full one it is said to come from.
     """
     J, dJ = samples.reduced_jacobian, jacobians - samples.reduced_jacobian
     q_norm = _squares(samples.observable)
     full_energy = samples.jacobian_energy
-    cut_off = np.maximum(full_energy - _squares(J), 0.0)
+    if (_squares(J) > full_energy * (1 + 1e-6)).any():
+        raise InputError(
+            "samples: reduced Jacobians are larger than the full ones; bases and samples do not belong together."
+        )
+    cut_off = np.maximum(full_energy - _squares(J), 0.0)  # above zero but for rounding
     projected = output_basis.decode(samples.y)
     errors = {
         "observable": relative(_squares(output_basis.decode(values) - samples.observable), q_norm),
@@ -66,7 +76,8 @@ def relative_errors(
         "jacobian_truncation": relative(cut_off, full_energy),
     }
     errors.update(_hessian_errors(J, dJ))
-    errors.update(_gradient_errors(samples, values, jacobians, input_basis))
+    if len(samples) > 1:
+        errors.update(_gradient_errors(samples, values, jacobians, input_basis))
     return errors
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hippylib_dino.data.dataset import Dataset, Samples
-from hippylib_dino.errors import InputError
+from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.architecture import ReducedDense
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.dino import DINO
@@ -159,6 +159,8 @@ def train(
     ------
     InputError
         For an unknown formulation, or too few samples.
+    TrainingError
+        If no epoch had a finite validation loss.
     """
     if formulation not in FORMULATIONS:
         raise InputError(f"formulation: expected one of {FORMULATIONS}, got {formulation!r}.")
@@ -204,6 +206,10 @@ def train(
             *(callbacks or []),
         ],
     ).history
+    if not np.isfinite(history["val_loss"]).any():
+        raise TrainingError(
+            f"training diverged: no epoch had a finite validation loss. Lower learning_rate (it was {learning_rate})."
+        )
     return DINO(
         architecture=architecture,
         weights=[np.asarray(w) for w in model.get_weights()],
@@ -214,7 +220,7 @@ def train(
             "formulation": formulation,
             "n_train": len(samples),
             "epochs": len(history["loss"]),
-            "best_epoch": int(np.argmin(history["val_loss"])) + 1,
+            "best_epoch": int(np.nanargmin(history["val_loss"])) + 1,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "jacobian_weight": jacobian_weight,

@@ -85,9 +85,23 @@ def test_damaged_sample_is_named(copied, change):
         dataset.split("train")
 
 
+def test_lost_array_and_flipped_status_are_named(copied):
+    chunk = copied / "status" / "c" / "3"
+    content = bytearray(chunk.read_bytes())
+    content[0] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(DatasetError, match="array 'status' is damaged"):
+        hd.Dataset.open(copied).verify()
+    content[0] ^= 1
+    chunk.write_bytes(content)
+    (copied / "y" / "zarr.json").unlink()
+    with pytest.raises(DatasetError, match="array 'y' is damaged"):
+        hd.Dataset.open(copied).verify()
+
+
 def test_damaged_basis_is_named(copied):
     (copied / "bases" / "input" / "encoder" / "c" / "0" / "0").unlink()
-    with pytest.raises(DatasetError, match="input basis is missing or damaged"):
+    with pytest.raises(DatasetError, match="the array 'bases/input/encoder' is missing or damaged"):
         hd.Dataset.open(copied).verify()
 
 

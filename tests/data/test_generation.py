@@ -138,6 +138,7 @@ def test_failed_solves_are_recorded_and_left_out(models, tmp_path, monkeypatch):
     assert d.verify() == 4
     assert d.complete
     assert [f["index"] for f in d.failures] == [1, 4]
+    assert d.failures[0]["reason"] == "Newton gave up"
     assert d.failures[1] == {"index": 4, "seed": 0, "reason": "Newton gave up"}
 
 
@@ -169,9 +170,104 @@ def test_existing_dataset_and_foreign_files_are_refused(models, tmp_path):
     assert (tmp_path / "other" / "thesis.tex").read_text() == "precious"
 
 
-def test_rank_beyond_the_data_is_refused(models, tmp_path):
+def test_another_pde_on_the_same_spaces_is_refused(models, tmp_path, monkeypatch):
+    model = models["linear"]
+    hd.generate(model, tmp_path / "d", **SMALL)
+    solve = type(model).evalObservable
+    monkeypatch.setattr(type(model), "evalObservable", lambda self, m: 1.001 * solve(self, m))
+    with pytest.raises(FingerprintError, match="another forward map"):
+        hd.generate(model, tmp_path / "d", **SMALL, resume=True)
+
+
+def test_another_noise_is_refused(models, tmp_path, monkeypatch):
+    model = models["linear"]
+    hd.generate(model, tmp_path / "d", **SMALL)
+    monkeypatch.setattr(model.misfit, "noise_variance", 1.0)
+    with pytest.raises(DatasetError, match=r"another noise covariance.* was 0.0001, is 1"):
+        hd.generate(model, tmp_path / "d", **SMALL, resume=True)
+
+
+def test_kill_while_the_bases_are_written_is_resumed(models, tmp_path, monkeypatch):
+    import hippylib_dino.data.generation as generation
+
+    write = generation.write_basis
+
+    def killed(group, name, basis):
+        if name == "output":
+            group.create_group("bases/output")
+            raise KeyboardInterrupt
+        write(group, name, basis)
+
+    monkeypatch.setattr(generation, "write_basis", killed)
+    with pytest.raises(KeyboardInterrupt):
+        hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    monkeypatch.setattr(generation, "write_basis", write)
+    assert hd.generate(models["linear"], tmp_path / "d", **SMALL, resume=True).verify() == 6
+
+
+def test_kill_while_the_dataset_is_made_leaves_nothing_in_the_way(models, tmp_path, monkeypatch):
+    import hippylib_dino.data.generation as generation
+
+    monkeypatch.setattr(generation, "create_whole_array", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    monkeypatch.undo()
+    assert hd.generate(models["linear"], tmp_path / "d", **SMALL, resume=True).complete
+
+
+def _interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def test_ranks_may_change_until_there_are_bases(models, tmp_path, monkeypatch):
+    """The remedy that the rank error names can be followed without solving again."""
+    model = models["linear"]
     with pytest.raises(RankError, match="numerically can give, got 12"):
-        hd.generate(models["linear"], tmp_path / "d", **{**SMALL, "input_rank": 12})
+        hd.generate(model, tmp_path / "d", **{**SMALL, "input_rank": 12})
+    solves, linearize = [], type(model).linearize
+    monkeypatch.setattr(type(model), "linearize", lambda self, m: solves.append(1) or linearize(self, m))
+    d = hd.generate(model, tmp_path / "d", **SMALL, resume=True)
+    assert d.x.shape == (6, 6)
+    assert len(solves) == 2  # validation and test; the basis samples were kept
+
+
+def test_missing_status_is_found_and_solved_again(models, tmp_path):
+    d = hd.generate(models["linear"], tmp_path / "d", **SMALL)
+    before = d.reduced_jacobian
+    (tmp_path / "d" / "status" / "c" / "1").unlink()
+    with pytest.raises(DatasetError, match="sample 1 of array 'status' is missing"):
+        hd.Dataset.open(tmp_path / "d").verify()
+    again = hd.generate(models["linear"], tmp_path / "d", **SMALL, resume=True)
+    assert again.verify() == 6
+    np.testing.assert_allclose(again.reduced_jacobian, before, atol=1e-10 * np.abs(before).max())
+
+
+def test_empty_splits(models, tmp_path):
+    d = hd.generate(models["linear"], tmp_path / "d", **{**SMALL, "n_validation": 0, "n_test": 0})
+    assert len(d.split("test")) == 0
+    with pytest.raises(InputError, match="has no validation samples"):
+        hd.train(d, progress=False)
+
+
+def test_file_in_the_way_is_named(models, tmp_path):
+    (tmp_path / "d").write_text("a file")
+    with pytest.raises(DatasetError, match="is a file; choose a directory"):
+        hd.generate(models["linear"], tmp_path / "d", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ({"input_rank": 37}, "input_rank: expected at most 36, which is what 4 basis samples"),
+        ({"input_rank": 82, "input_basis": "kle"}, "input_rank: expected at most 81"),
+        ({"output_rank": 10}, "output_rank: expected at most 9"),
+        ({"output_rank": 4, "output_basis": "pod"}, "output_rank: expected at most 3"),
+    ],
+)
+def test_rank_beyond_the_data_is_refused_before_any_solve(models, tmp_path, ranks, message):
+    with pytest.raises(RankError, match=message):
+        hd.generate(models["linear"], tmp_path / "d", **{**SMALL, **ranks})
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize(

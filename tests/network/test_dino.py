@@ -73,6 +73,25 @@ def test_newer_or_other_format_is_named(saved, tmp_path):
         hd.DINO.load(tmp_path / "c.dino")
 
 
+def test_flipped_bytes_anywhere_are_named_or_harmless(confusion_dino, saved, tmp_path):
+    """ZIP headers have no checksum of their own: whatever loads must be the same DINO."""
+    content, rng = saved.read_bytes(), np.random.default_rng(0)
+    for position in [*range(60), *rng.integers(0, len(content), 40), *range(len(content) - 200, len(content))]:
+        damaged = bytearray(content)
+        damaged[position] ^= 0x41
+        (tmp_path / "b.dino").write_bytes(damaged)
+        try:
+            again = hd.DINO.load(tmp_path / "b.dino")
+        except ModelFileError:
+            continue
+        assert all(np.array_equal(a, b) for a, b in zip(again.weights, confusion_dino.weights, strict=True))
+
+
+def test_weights_that_do_not_fit_are_named(confusion_dino):
+    with pytest.raises(InputError, match="weights: expected shapes"):
+        dataclasses.replace(confusion_dino, weights=confusion_dino.weights[:-1])
+
+
 def test_keras_model_has_the_trained_weights(confusion_dino, rng):
     x = rng.standard_normal((2, 24))
     out = confusion_dino.keras_model().predict(x, verbose=0)
@@ -95,6 +114,12 @@ def test_full_jacobian_error_against_the_dense_definition(models, confusion_data
     errors = confusion_dino.evaluate(confusion_dataset)
     assert errors["jacobian"] == pytest.approx(np.sqrt(np.mean(squared)), rel=1e-6)
     assert errors["jacobian"] > errors["jacobian_truncation"] > 0
+    literal = []
+    for x, J in zip(samples.x, confusion_dataset.full("jacobian", samples.index), strict=True):
+        latent = confusion_dino.latent_map.jacobian(x)
+        predicted = confusion_dino.output_basis.decoder @ latent @ confusion_dino.input_basis.encoder.T
+        literal.append(np.linalg.norm(predicted - J) ** 2 / np.linalg.norm(J) ** 2)
+    assert errors["jacobian_dof_frobenius"] == pytest.approx(np.sqrt(np.mean(literal)), rel=1e-10)
 
 
 def test_perfect_prediction_leaves_only_truncation(confusion_dataset, confusion_dino):
@@ -107,6 +132,20 @@ def test_perfect_prediction_leaves_only_truncation(confusion_dataset, confusion_
     for name in ("reduced_jacobian", "gauss_newton", "dominant_jacobian", "misfit_gradient", "misfit_gradient_riesz"):
         assert errors[name] == 0.0
     assert errors["null_space"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_null_space_error_is_the_spurious_part(confusion_dataset, confusion_dino):
+    """Two observables see at most two directions; a component orthogonal to them is all error."""
+    from hippylib_dino.network.metrics import _hessian_errors
+
+    J = np.zeros((1, 2, 4))
+    J[0, 0, 0], J[0, 1, 1] = 3.0, 4.0
+    spurious = np.zeros_like(J)
+    spurious[0, 0, 2] = 0.5
+    assert _hessian_errors(J, spurious)["null_space"] == pytest.approx(0.5 / 5.0)
+    inside = np.zeros_like(J)
+    inside[0, 0, 1] = 0.5
+    assert _hessian_errors(J, inside)["null_space"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_metrics_of_a_scaled_prediction(confusion_dataset, confusion_dino):

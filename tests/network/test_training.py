@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import hippylib_dino as hd
-from hippylib_dino.errors import InputError
+from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.training import RelativeError, SquaredNorm
 
 QUICK = {"epochs": 120, "batch_size": 8, "hidden": (32, 32), "progress": False}
@@ -45,12 +45,26 @@ def test_history_and_provenance_are_kept(jacobian_trained, value_trained):
     assert value_trained.training["formulation"] == "l2"
 
 
-def test_best_weights_are_kept(confusion_dataset, jacobian_trained):
-    """The validation error of the DINO is the best of its history, not the last."""
-    history, best = jacobian_trained.training["history"], jacobian_trained.training["best_epoch"]
-    errors = jacobian_trained.evaluate(confusion_dataset, "validation")
-    assert history["val_loss"][best - 1] == min(history["val_loss"])
+def test_best_weights_are_kept(confusion_dataset):
+    """Weights that are spoiled late do not reach the DINO."""
+    import keras
+
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 60:
+                self.model.set_weights([10.0 * w for w in self.model.get_weights()])
+
+    dino = hd.train(confusion_dataset, "h1", **{**QUICK, "epochs": 62}, callbacks=[Spoil()])
+    history, best = dino.training["history"], dino.training["best_epoch"]
+    assert best <= 60
+    assert history["val_loss"][-1] > 2 * history["val_loss"][best - 1]
+    errors = dino.evaluate(confusion_dataset, "validation")
     assert errors["reduced_jacobian"] == pytest.approx(history["val_jacobian_error"][best - 1], rel=0.05)
+
+
+def test_divergence_is_an_error(confusion_dataset):
+    with pytest.raises(TrainingError, match=r"training diverged: .* Lower learning_rate"):
+        hd.train(confusion_dataset, "h1", **{**QUICK, "epochs": 20, "learning_rate": 1e12})
 
 
 def test_learning_rate_decays(confusion_dataset):
