@@ -26,7 +26,7 @@ from applications.confusion.run import compile_forms, relative_distance, solve_m
 from hippylib_dino.modeling.spaces import DofOrder
 
 HERE = Path(__file__).parent
-EPOCHS = {256: 300, 1024: 150}
+EPOCHS = {256: 300, 1024: 200}
 N_DATA_SETS = 8
 N_FROBENIUS = 32
 METRICS = {
@@ -74,10 +74,13 @@ def single_point(dino: hd.DINO) -> float:
     return 1e3 * float(np.median(seconds))
 
 
-def inverse_problems(model: hd.JacobianModel, dino: hd.DINO) -> list[dict]:
-    """PDE and surrogate, MAP and Laplace, on data sets whose truths were never trained on."""
+def inverse_problems(model: hd.JacobianModel, dino: hd.DINO) -> tuple[list[dict], float]:
+    """PDE and surrogate, MAP and Laplace, on data sets whose truths were never trained on.
+
+    Returns a row a data set, and the largest of the 20 eigenvalue errors after averaging over the data sets.
+    """
     compile_forms(model)
-    rows = []
+    rows, gaps = [], []
     for index in range(N_DATA_SETS):
         synthetic_data(model, index)
         surrogate = hd.SurrogateModel(dino, model.prior, model.misfit)
@@ -91,12 +94,13 @@ def inverse_problems(model: hd.JacobianModel, dino: hd.DINO) -> list[dict]:
             solutions[name] = x[hp.PARAMETER]
             eigenvalues[name] = hd.laplace(candidate, x, rank=30).d[:20]
         gap = np.abs(eigenvalues["surrogate"] / eigenvalues["PDE"] - 1)
+        gaps.append(gap)
         row["MAP distance"] = relative_distance(model.prior, solutions["surrogate"], solutions["PDE"])
         row["eigenvalues mean"], row["eigenvalues max"] = float(gap.mean()), float(gap.max())
         row["speed-up"] = row["PDE s"] / row["surrogate s"]
         print(row, flush=True)
         rows.append(row)
-    return rows
+    return rows, float(np.mean(gaps, axis=0).max())
 
 
 def table(header: list[str], rows: list[list]) -> str:
@@ -131,7 +135,7 @@ def main(dataset: Path = HERE / "output" / "confusion", output: Path = HERE / "r
         values = [f"{e[name]:.2%}" for name in METRICS] + [f"{frobenius[formulation, n_train]:.2%}"]
         errors.append([n_train, formulation, *values, EPOCHS[n_train], f"{seconds[formulation, n_train]:.0f} s"])
     truncation = dinos["h1", 1024].evaluate(data)
-    rows = inverse_problems(model, dinos["h1", 1024])
+    rows, worst_eigenvalue = inverse_problems(model, dinos["h1", 1024])
     keys = list(rows[0])
     shown = [[_shown(key, row[key]) for key in keys] for row in rows]
     means = ["mean", *(_shown(key, float(np.mean([row[key] for row in rows]))) for key in keys[1:])]
@@ -154,7 +158,8 @@ which weighs rough modes that the prior damps and grows with the mesh: there the
 {table(keys, [*shown, means])}
 
 "MAP distance" is ‖m_surrogate - m_PDE‖_M/‖m_PDE‖_M; "eigenvalues" are the relative errors of the largest 20 of the
-Laplace approximation (mean, and largest).
+Laplace approximation (mean, and largest). Averaged over the data sets, the worst of the 20 is off by
+{worst_eigenvalue:.2%}.
 
 One value with reduced Jacobian, single point, float64: {single_point(dinos["h1", 1024]):.3f} ms (median of 2000).
 """

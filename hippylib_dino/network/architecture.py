@@ -36,7 +36,7 @@ class ReducedDense:
 
     input_rank: int
     output_rank: int
-    hidden: tuple[int, ...] = (256, 256, 256)
+    hidden: tuple[int, ...] = (192, 192, 192)
     activation: str = "gelu"
     output_scale: float = 1.0
 

@@ -116,7 +116,7 @@ def train(
     epochs: int = 400,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
-    hidden: tuple[int, ...] = (256, 256, 256),
+    hidden: tuple[int, ...] = (192, 192, 192),
     activation: str = "gelu",
     jacobian_weight: float = 1.0,
     patience: int | None = None,
