@@ -29,7 +29,7 @@ setup(
     long_description_content_type="text/markdown",
     license="GPL-2.0-or-later",
     packages=find_packages(include=["hippylib_dino", "hippylib_dino.*"]),
-    python_requires=">=3.11",  # the oldest that Zarr 3 runs on
+    python_requires=">=3.11,<3.13",  # Zarr 3 needs 3.11, NumPy 1 has no wheels for 3.13
     install_requires=[
         "hippylib>=3.2,<4",
         "keras>=3.5,<4",

@@ -117,12 +117,12 @@ def train(
 
 
 @app.command()
-def evaluate(output: ModelPath, path: DatasetPath, part: str = "test") -> None:
+def evaluate(model_file: ModelPath, path: DatasetPath, part: str = "test") -> None:
     """Relative errors of a DINO on held-out samples."""
     from hippylib_dino.data import Dataset
     from hippylib_dino.network import DINO
 
-    _show(f"relative errors, {part} samples", DINO.load(output).evaluate(Dataset.open(path), part))
+    _show(f"relative errors, {part} samples", DINO.load(model_file).evaluate(Dataset.open(path), part))
 
 
 @app.command("map")

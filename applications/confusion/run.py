@@ -103,6 +103,9 @@ def compare(model: hd.JacobianModel, dino: hd.DINO) -> tuple[dict, dict, dict]:
         fields[f"{name} MAP"] = x[hp.PARAMETER]
         deviations[name] = deviation(posterior, prior_variance)
         spectra[name] = posterior.d
+    # a surrogate of lower rank has fewer eigenvalues
+    shared = min(len(values) for values in spectra.values())
+    spectra = {name: values[:shared] for name, values in spectra.items()}
     leading = slice(0, 20)
     numbers["comparison"] = {
         "map_distance": relative_distance(model.prior, fields["surrogate MAP"], fields["PDE MAP"]),

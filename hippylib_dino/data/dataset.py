@@ -95,7 +95,7 @@ class Dataset:
             group = zarr.open_group(path, mode="r")
             attributes = dict(group.attrs)
             if attributes.get("format") == FORMAT:
-                attributes["format_version"], attributes["plan"], attributes["fingerprint"]
+                [attributes[key] for key in ("format_version", "plan", "fingerprint", "has_bases")]
         except (FileNotFoundError, KeyError, ValueError, json.JSONDecodeError) as error:
             raise DatasetError(
                 f"path: {str(path)!r} holds no readable dataset (its zarr.json is missing or damaged: {error}). "

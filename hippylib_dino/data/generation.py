@@ -276,19 +276,24 @@ class _Generator:
         root = zarr.open_group(partial, mode="w")
         n = plan.n_total
         self._create_latent_arrays(root)
-        create_array(root, "observable", (n, n_observables), ("sample", "observable"))
+        create_array(root, "observable", (n, n_observables), ("sample", "observable_index"))
         create_array(root, "observable_energy", (n,), ("sample",))
         create_array(root, "jacobian_energy", (n,), ("sample",))
         create_array(root, "status", (n,), ("sample",), dtype="u1")
         if plan.store_full:
             create_array(root, "m", (n, dim), ("sample", "parameter"))
-            create_array(root, "jacobian", (n, n_observables, dim), ("sample", "observable", "parameter"))
+            create_array(root, "jacobian", (n, n_observables, dim), ("sample", "observable_index", "parameter"))
         scratch = root.create_group("basis_samples")
         b = plan.n_basis_samples
         create_array(scratch, "m", (b, dim), ("sample", "parameter"))
-        create_array(scratch, "observable", (b, n_observables), ("sample", "observable"))
-        create_array(scratch, "covariance", (b, n_observables, n_observables), ("sample", "observable", "observable2"))
-        create_array(scratch, "jacobian", (b, n_observables, dim), ("sample", "observable", "parameter"))
+        create_array(scratch, "observable", (b, n_observables), ("sample", "observable_index"))
+        create_array(
+            scratch,
+            "covariance",
+            (b, n_observables, n_observables),
+            ("sample", "observable_index", "observable_index_2"),
+        )
+        create_array(scratch, "jacobian", (b, n_observables, dim), ("sample", "observable_index", "parameter"))
         create_array(scratch, "status", (b,), ("sample",), dtype="u1")
         create_whole_array(root.create_group("bases"), "noise_covariance", self.noise.value)
         root.create_group("failures")

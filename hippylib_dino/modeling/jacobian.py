@@ -100,6 +100,7 @@ class PDEJacobian(Jacobian):
     def __init__(self, problem: hp.PDEVariationalProblem, B, observable: dl.GenericVector):
         super().__init__(observable, problem.generate_parameter())
         self._problem = problem
+        self._state = problem.generate_state()
         self._B = dl.as_backend_type(B).mat()
         self._C = dl.as_backend_type(problem.C).mat()
         self._A = problem.A
@@ -117,7 +118,7 @@ class PDEJacobian(Jacobian):
         if self._dense is not None:
             return _sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
         block = _dense_matrix(self._parameter, directions)
-        u = _solve(self._problem.solver_fwd_inc, self._C.matMult(block))
+        u = _solve(self._problem.solver_fwd_inc, self._C.matMult(block), self._state)
         return -self._observe(u)
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
@@ -125,9 +126,8 @@ class PDEJacobian(Jacobian):
         if self._dense is not None:
             return self._dense @ weights
         first, last = self._observable.local_range()
-        p = _solve(
-            self._problem.solver_adj_inc, self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last]))
-        )
+        rhs = self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last]))
+        p = _solve(self._problem.solver_adj_inc, rhs, self._state)
         return -self._C.transposeMatMult(p).getDenseArray().copy()
 
     def owned_rows(self) -> np.ndarray:
@@ -161,22 +161,35 @@ def _dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:
     return matrix
 
 
-def _solve(solver, rhs: PETSc.Mat) -> PETSc.Mat:
-    """Solve for all columns of `rhs` with the factorization that `solver` holds or makes now."""
+def _solve(solver: dl.GenericLinearSolver, rhs: PETSc.Mat, like: dl.GenericVector) -> PETSc.Mat:
+    """Solve for all columns of `rhs`, at once with the factorization that `solver` holds or makes now.
+
+    An iterative solver takes one column after the other, by its own `solve`, which applies the user's settings.
+    """
     solution = rhs.duplicate()
     ksp = solver.ksp()
-    ksp.setUp()
     preconditioner = ksp.getPC()
     if ksp.getType() == PETSc.KSP.Type.PREONLY and preconditioner.getType() in ("lu", "cholesky"):
+        ksp.setUp()
         preconditioner.getFactorMatrix().matSolve(rhs, solution)
     else:
+        b, x = like.copy(), like.copy()
         for j in range(rhs.getSize()[1]):
-            b, x = rhs.getDenseColumnVec(j), solution.getDenseColumnVec(j)
-            ksp.solve(b, x)
-            if ksp.getConvergedReason() < 0:
-                raise SolveError(f"linear solve of Jacobian column {j}: PETSc reason {ksp.getConvergedReason()}.")
-            rhs.restoreDenseColumnVec(j)
-            solution.restoreDenseColumnVec(j)
+            set_owned_values(b, rhs.getDenseArray()[:, j])
+            x.zero()
+            try:
+                solver.solve(x, b)
+            except RuntimeError as error:  # dolfin's own, without a type
+                raise SolveError(f"linear solve of Jacobian column {j} failed: {reason(error)}") from error
+            solution.getDenseArray()[:, j] = owned_values(x)
     if not np.isfinite(solution.norm()):  # over all ranks: they must agree on whether to raise
         raise SolveError("linear solve for the Jacobian gave values that are not finite.")
     return solution
+
+
+def reason(error: Exception) -> str:
+    """The telling line of dolfin's boxed error messages, or the message itself."""
+    for line in str(error).splitlines():
+        if "Reason:" in line:
+            return line.split("Reason:", 1)[1].strip()
+    return str(error).strip() or type(error).__name__

@@ -9,7 +9,7 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
-from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian
+from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, reason
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import NoiseCovariance, noise_covariance, observation_operator
 from hippylib_dino.modeling.spaces import check_vector, gather, owned_values
@@ -92,7 +92,7 @@ class JacobianModel(ParameterToObservable, hp.Model):
         try:
             self.solveFwd(u, [guess.copy(), m, None])
         except (RuntimeError, ModelConvergenceError) as error:  # dolfin raises a bare RuntimeError
-            raise SolveError(f"the forward solve failed: {_reason(error)}") from error
+            raise SolveError(f"the forward solve failed: {reason(error)}") from error
         if not np.isfinite(u.norm("l2")):  # over all ranks: they must agree on whether to raise
             raise SolveError("the forward solve gave values that are not finite (NaN or infinity).")
         return u
@@ -120,11 +120,3 @@ class JacobianModel(ParameterToObservable, hp.Model):
         adjoint = self.problem.generate_state()
         self.problem.setLinearizationPoint([u, m, adjoint], gauss_newton_approx=True)
         return self.observe(u), PDEJacobian(self.problem, self.B, self._observable)
-
-
-def _reason(error: Exception) -> str:
-    """The telling line of dolfin's boxed error messages, or the message itself."""
-    for line in str(error).splitlines():
-        if "Reason:" in line:
-            return line.split("Reason:", 1)[1].strip()
-    return str(error).strip() or type(error).__name__

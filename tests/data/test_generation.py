@@ -242,6 +242,25 @@ def test_missing_status_is_found_and_solved_again(models, tmp_path):
     np.testing.assert_allclose(again.reduced_jacobian, before, atol=1e-10 * np.abs(before).max())
 
 
+def test_multiplicative_noise_weighs_observables_equally(models, tmp_path):
+    """`MultDiscreteStateObservation` has no covariance; data, training and surrogate work all the same."""
+    import hippylib as hp
+
+    poisson = models["poisson"]
+    misfit = hp.MultDiscreteStateObservation(poisson.B, None, 50.0)
+    model = hd.JacobianModel(poisson.problem, poisson.prior, misfit)
+    d = hd.generate(model, tmp_path / "d", **{**SMALL, "n_samples": 8})
+    np.testing.assert_allclose(d.output_basis.encoder, d.output_basis.decoder)
+    dino = hd.train(d, epochs=2, hidden=(4,), progress=False)
+    hd.modeling.set_owned_values(misfit.d, model.evalObservable(model.prior.mean))
+    surrogate = hd.SurrogateModel(dino, model.prior, misfit)
+    x = surrogate.generate_vector()
+    surrogate.solveFwd(x[hp.STATE], x)
+    q = surrogate.evalObservable(x[hp.PARAMETER])
+    expected = 50.0 * (np.log(q) + hd.modeling.owned_values(misfit.d) / q).sum()
+    assert surrogate.cost(x)[2] == pytest.approx(expected)
+
+
 def test_empty_splits(models, tmp_path):
     d = hd.generate(models["linear"], tmp_path / "d", **{**SMALL, "n_validation": 0, "n_test": 0})
     assert len(d.split("test")) == 0

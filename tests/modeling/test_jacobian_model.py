@@ -100,3 +100,38 @@ def test_observable_does_not_depend_on_what_was_solved_before(models):
     first = model.evalObservable(a)
     model.evalObservable(b)
     np.testing.assert_array_equal(model.evalObservable(a), first)
+
+
+def test_krylov_solvers_give_the_same_jacobian(models):
+    """The user's own iterative solvers take the block one column after the other."""
+    from tests import problems
+
+    model = problems.vector(hd.sample_communicator())
+    for name in ("solver_fwd_inc", "solver_adj_inc"):
+        solver = hp.PETScKrylovSolver(model.prior.Vh.mesh().mpi_comm(), "gmres", "ilu")
+        solver.parameters["relative_tolerance"] = 1e-12
+        setattr(model.problem, name, solver)
+    m = hd.data.draw_parameter(model.prior, 1, 1)
+    exact = models["vector"].jacobian(m).to_dense()
+    J = model.jacobian(m)
+    np.testing.assert_allclose(J.to_dense(), exact, rtol=0, atol=1e-8 * np.abs(exact).max())
+
+
+def test_krylov_solver_that_does_not_converge_is_an_error():
+    from tests import problems
+
+    model = problems.vector(hd.sample_communicator())
+    solver = hp.PETScKrylovSolver(model.prior.Vh.mesh().mpi_comm(), "gmres", "none")
+    solver.parameters["maximum_iterations"] = 1
+    model.problem.solver_fwd_inc = model.problem.solver_adj_inc = solver
+    with pytest.raises(SolveError, match="linear solve of Jacobian column 0 failed: Solution failed to converge"):
+        model.jacobian(model.prior.mean).to_dense()
+
+
+def test_wrong_direction_and_weights_are_named(models):
+    model, other = models["vector"], models["poisson"]
+    m = model.prior.mean
+    with pytest.raises(VectorError, match="direction: expected a vector of size 49"):
+        model.jvp(m, other.prior.mean)
+    with pytest.raises(InputError, match=r"weights: expected shape \(8,\), one for each observable, got \(7,\)"):
+        model.vjp(m, np.ones(7))
