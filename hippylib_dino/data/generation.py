@@ -8,7 +8,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from hippylib_dino.data.dataset import (
     create_whole_array,
     write_basis,
 )
+from hippylib_dino.data.plan import BASIS_CHOICES, Plan
 from hippylib_dino.data.progress import SharedProgress
 from hippylib_dino.data.streams import draw_parameter
-from hippylib_dino.errors import DatasetError, DinoError, GenerationError, InputError, RankError, SolveError
+from hippylib_dino.errors import DatasetError, DinoError, GenerationError, InputError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
@@ -38,59 +39,6 @@ from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
 from hippylib_dino.reduction.output import derivative_output_basis, pod_output_basis
-
-_BASIS_CHOICES = ("input_rank", "output_rank", "input_basis", "output_basis")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a dataset is to hold; stored with it, and the same again for a resumed run."""
-
-    n_train: int
-    n_validation: int
-    n_test: int
-    n_basis_samples: int
-    input_rank: int
-    output_rank: int
-    input_basis: str
-    output_basis: str
-    seed: int
-    store_full: bool
-
-    @property
-    def n_total(self) -> int:
-        """Samples of all three splits."""
-        return self.n_train + self.n_validation + self.n_test
-
-    def check(self, n_parameters: int, n_observables: int) -> None:
-        """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data."""
-        for name in ("n_train", "n_basis_samples", "input_rank", "output_rank"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        for name in ("n_validation", "n_test"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}.")
-        if self.n_basis_samples > self.n_train:
-            raise InputError(
-                f"n_basis_samples: expected at most n_samples = {self.n_train}, since the bases are built from "
-                f"training samples, got {self.n_basis_samples}."
-            )
-        if self.input_basis not in ("derivative", "kle"):
-            raise InputError(f'input_basis: expected "derivative" or "kle", got {self.input_basis!r}.')
-        if self.output_basis not in ("derivative", "pod"):
-            raise InputError(f'output_basis: expected "derivative" or "pod", got {self.output_basis!r}.')
-        n_jacobian_rows = self.n_basis_samples * n_observables if self.input_basis == "derivative" else n_parameters
-        self._check_rank("input_rank", min(n_parameters, n_jacobian_rows))
-        n_pod = self.n_basis_samples - 1 if self.output_basis == "pod" else n_observables
-        self._check_rank("output_rank", min(n_observables, n_pod))
-
-    def _check_rank(self, name: str, limit: int) -> None:
-        if getattr(self, name) > limit:
-            raise RankError(
-                f"{name}: expected at most {limit}, which is what {self.n_basis_samples} basis samples of this "
-                f"problem can give, got {getattr(self, name)}. "
-                f"Lower {name}, or raise n_basis_samples if that is what limits it."
-            )
 
 
 def generate(
@@ -248,7 +196,7 @@ class _Generator:
         """Refuse other numbers; but ranks and bases may change while no basis is computed."""
         stored, wanted = found.attributes["plan"], asdict(self.plan)
         different = [key for key, value in wanted.items() if stored.get(key) != value]
-        if different and set(different) <= set(_BASIS_CHOICES) and not found.has_bases:
+        if different and set(different) <= set(BASIS_CHOICES) and not found.has_bases:
             root = zarr.open_group(self.path, mode="r+")
             self._create_latent_arrays(root)
             root.attrs["plan"] = wanted

@@ -1,0 +1,61 @@
+"""What a dataset is to hold, and whether that can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hippylib_dino.errors import InputError, RankError
+
+# what may still change while no basis is computed
+BASIS_CHOICES = ("input_rank", "output_rank", "input_basis", "output_basis")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dataset is to hold; stored with it, and the same again for a resumed run."""
+
+    n_train: int
+    n_validation: int
+    n_test: int
+    n_basis_samples: int
+    input_rank: int
+    output_rank: int
+    input_basis: str
+    output_basis: str
+    seed: int
+    store_full: bool
+
+    @property
+    def n_total(self) -> int:
+        """Samples of all three splits."""
+        return self.n_train + self.n_validation + self.n_test
+
+    def check(self, n_parameters: int, n_observables: int) -> None:
+        """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data."""
+        for name in ("n_train", "n_basis_samples", "input_rank", "output_rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        for name in ("n_validation", "n_test"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}.")
+        if self.n_basis_samples > self.n_train:
+            raise InputError(
+                f"n_basis_samples: expected at most n_samples = {self.n_train}, since the bases are built from "
+                f"training samples, got {self.n_basis_samples}."
+            )
+        if self.input_basis not in ("derivative", "kle"):
+            raise InputError(f'input_basis: expected "derivative" or "kle", got {self.input_basis!r}.')
+        if self.output_basis not in ("derivative", "pod"):
+            raise InputError(f'output_basis: expected "derivative" or "pod", got {self.output_basis!r}.')
+        n_jacobian_rows = self.n_basis_samples * n_observables if self.input_basis == "derivative" else n_parameters
+        self._check_rank("input_rank", min(n_parameters, n_jacobian_rows))
+        n_pod = self.n_basis_samples - 1 if self.output_basis == "pod" else n_observables
+        self._check_rank("output_rank", min(n_observables, n_pod))
+
+    def _check_rank(self, name: str, limit: int) -> None:
+        if getattr(self, name) > limit:
+            raise RankError(
+                f"{name}: expected at most {limit}, which is what {self.n_basis_samples} basis samples of this "
+                f"problem can give, got {getattr(self, name)}. "
+                f"Lower {name}, or raise n_basis_samples if that is what limits it."
+            )
