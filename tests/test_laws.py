@@ -7,6 +7,7 @@ import pytest
 import hippylib_dino as hd
 from hippylib_dino.modeling import cost_rates, observable_rates
 from hippylib_dino.modeling.spaces import owned_values
+from hippylib_dino.modeling.verify import STEPS
 
 NAMES = ("confusion", "poisson", "vector", "mixed", "linear", "confusion surrogate", "linear surrogate")
 CURVED = tuple(n for n in NAMES if not n.startswith("linear"))
@@ -37,24 +38,33 @@ def test_every_map_is_listed(maps):
 
 
 def test_observable_taylor_rates(curved):
-    first, second = observable_rates(*curved)
+    first, second = observable_rates(*curved, steps=_steps(curved[0]))
     assert first == pytest.approx(1.0, abs=0.1)
     assert second == pytest.approx(2.0, abs=0.1)
 
 
 def test_observable_taylor_rate_rejects_a_derivative_off_by_one_percent(curved):
-    assert observable_rates(*curved, scale=1.01)[1] < 1.9
+    assert observable_rates(*curved, steps=_steps(curved[0]), scale=1.01)[1] < 1.9
+
+
+# a network has no solver tolerance: small steps see the asymptotic rate whatever its higher derivatives are,
+# which differ from training to training
+FINE = 2.0 ** -np.arange(6, 12)
+
+
+def _steps(model):
+    return FINE if isinstance(model, hd.SurrogateModel) else STEPS
 
 
 def test_cost_taylor_rates(curved):
-    first, second, third = cost_rates(*curved)
+    first, second, third = cost_rates(*curved, steps=_steps(curved[0]))
     assert first == pytest.approx(1.0, abs=0.15)
     assert second == pytest.approx(2.0, abs=0.15)
     assert third == pytest.approx(3.0, abs=0.25)
 
 
 def test_cost_taylor_rate_rejects_derivatives_off_by_one_percent(curved):
-    _, second, third = cost_rates(*curved, scale=1.01)
+    _, second, third = cost_rates(*curved, steps=_steps(curved[0]), scale=1.01)
     assert second < 1.9
     assert third < 2.5
 
