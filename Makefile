@@ -2,6 +2,7 @@
 # environment that has it all already (conda, Docker), name its Python: make test PYTHON=python
 VENV    ?= .venv
 NP      ?= 2
+# of TensorFlow in the demo; BLAS keeps one, its matrices are small
 THREADS ?= 2
 OUTPUT  := demo-output
 
@@ -49,7 +50,7 @@ test: $(READY)  ## all tests; PYTEST_ARGS="-k basis" for some
 
 demo: $(READY)  ## generate on NP ranks, train, infer: figures in demo-output
 	$(call threads,1) $(MPIRUN) -n $(NP) $(PYTHON) -m applications.confusion.run --output $(OUTPUT) --generate-only
-	$(call threads,$(THREADS)) $(PYTHON) -m applications.confusion.run --output $(OUTPUT)
+	$(call threads,1) TF_NUM_INTRAOP_THREADS=$(THREADS) $(PYTHON) -m applications.confusion.run --output $(OUTPUT)
 
 lint: $(READY)  ## ruff and mypy
 	$(PYTHON) -m ruff check .
