@@ -35,7 +35,7 @@ from hippylib_dino.errors import DatasetError, DinoError, GenerationError, Input
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values
+from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, sum_over_ranks
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
 from hippylib_dino.reduction.output import derivative_output_basis, pod_output_basis
@@ -355,7 +355,7 @@ class _Generator:
         return owned_values(m), q, rows, self._sum(rows.T @ riesz)
 
     def _sum(self, local: np.ndarray) -> np.ndarray:
-        return local if self.mesh_comm.size == 1 else self.mesh_comm.allreduce(local)
+        return sum_over_ranks(local, self.mesh_comm)
 
     def _solve_basis_sample(self, index: int) -> None:
         m, q, rows, covariance = self._solve(index)

@@ -10,7 +10,7 @@ import numpy as np
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, RankError, SolveError
-from hippylib_dino.modeling.spaces import check_vector, gather, owned_values, set_owned_values
+from hippylib_dino.modeling.spaces import check_vector, gather, owned_values, set_owned_values, sum_over_ranks
 
 
 class Jacobian(abc.ABC):
@@ -116,7 +116,7 @@ class PDEJacobian(Jacobian):
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         self._check_alive()
         if self._dense is not None:
-            return _sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
+            return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
         block = _dense_matrix(self._parameter, directions)
         u = _solve(self._problem.solver_fwd_inc, self._C.matMult(block), self._state)
         return -self._observe(u)
@@ -145,10 +145,6 @@ class PDEJacobian(Jacobian):
     def _observe(self, u: PETSc.Mat) -> np.ndarray:
         rows = self._B.matMult(u).getDenseArray()
         return gather(rows, self._observable.mpi_comm())
-
-
-def _sum_over_ranks(local: np.ndarray, comm) -> np.ndarray:
-    return comm.allreduce(local) if comm.size > 1 else local
 
 
 def _dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:

@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.jacobian import Jacobian
-from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values, set_owned_values
+from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.network.dino import DINO
 
 
@@ -37,9 +37,7 @@ class SurrogateJacobian(Jacobian):
         self._encoder = encoder
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
-        latent = self._encoder.T @ directions
-        comm = self._parameter.mpi_comm()
-        return self._left @ (comm.allreduce(latent) if comm.size > 1 else latent)
+        return self._left @ sum_over_ranks(self._encoder.T @ directions, self._parameter.mpi_comm())
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         return self._encoder @ (self._left.T @ weights)
@@ -110,8 +108,7 @@ class SurrogateProblem(hp.PDEProblem):
 
     def _latent(self, direction: np.ndarray) -> np.ndarray:
         """(RΨ)ᵀ of owned values, (rM,) on every rank."""
-        local = self._encoder.T @ direction
-        return local if self._comm.size == 1 else self._comm.allreduce(local)
+        return sum_over_ranks(self._encoder.T @ direction, self._comm)
 
     def _latent_adjoint(self, p: dl.GenericVector) -> np.ndarray:
         """Φᵀ p, (rQ,)."""
