@@ -76,7 +76,7 @@ def build(comm: MPI.Comm, mesh_size: int = 64) -> hd.JacobianModel:
     mesh = dl.UnitSquareMesh(comm, mesh_size, mesh_size)
     space = dl.FunctionSpace(mesh, "Lagrange", 1)
     bc = dl.DirichletBC(space, dl.Constant(0.0), "on_boundary")
-    pde = hp.PDEVariationalProblem([space] * 3, ConfusionForm(mesh, space), bc, bc, is_fwd_linear=False)
+    pde = hd.AcceleratedVariationalProblem([space] * 3, ConfusionForm(mesh, space), bc, bc, is_fwd_linear=False)
 
     # prior covariance (delta - gamma div Theta grad)^-2, anisotropic along the diagonal, Robin boundary
     anisotropy = dl.CompiledExpression(hp.ExpressionModule.AnisTensor2D(), degree=1)

@@ -30,7 +30,8 @@ def build(comm: MPI.Comm, mesh_size: int = 32) -> hd.JacobianModel:
     top_and_bottom = "on_boundary && (x[1] < DOLFIN_EPS || x[1] > 1.0 - DOLFIN_EPS)"
     bc = dl.DirichletBC(state_space, dl.Expression("x[1]", degree=1), top_and_bottom)
     bc0 = dl.DirichletBC(state_space, dl.Constant(0.0), top_and_bottom)
-    pde = hp.PDEVariationalProblem([state_space, parameter_space, state_space], residual, bc, bc0, is_fwd_linear=True)
+    spaces = [state_space, parameter_space, state_space]
+    pde = hd.AcceleratedVariationalProblem(spaces, residual, bc, bc0, is_fwd_linear=True)
 
     prior = hp.BiLaplacianPrior(parameter_space, 0.1, 0.5, robin_bc=True, solver_type="lu")
     points = np.array([(x, y) for x in np.linspace(0.2, 0.8, 5) for y in np.linspace(0.2, 0.8, 5)])

@@ -81,7 +81,11 @@ def _moments(values: np.ndarray) -> list[float]:
 
 
 def observation_fingerprint(misfit: hp.Misfit, state_space) -> dict:
-    """State space (mesh, element) and observation operator."""
+    """State space (mesh, element) and observation operator, or the mass matrix in which the whole state is observed."""
+    if isinstance(misfit, hp.ContinuousStateObservation):
+        return _mass_fingerprint(misfit, state_space)
+    if isinstance(misfit, hp.MisfitTD):
+        return _times_fingerprint(misfit, state_space)
     B = observation_operator(misfit)
     order = DofOrder(state_space)
     probes = _probes(order)
@@ -98,6 +102,27 @@ def observation_fingerprint(misfit: hp.Misfit, state_space) -> dict:
         "observation operator": {"values": values},
         **operator_fingerprint(misfit),
     }
+
+
+def _times_fingerprint(misfit: hp.MisfitTD, state_space) -> dict:
+    members = [observation_fingerprint(member, state_space) for member in misfit.misfits]
+    values = [value for member in members for value in member["observation operator"]["values"]]
+    return {
+        "state space": members[0]["state space"],
+        "observation operator": {"values": values, "times": [float(t) for t in misfit.sim_times]},
+    }
+
+
+def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dict:
+    order = DofOrder(state_space)
+    probes = _probes(order)
+    u, Wu = misfit.d.copy(), misfit.d.copy()
+    values: list[float] = []
+    for j in range(probes.shape[1]):
+        set_owned_values(u, probes[:, j])
+        misfit.W.mult(u, Wu)
+        values += list(order.comm.allreduce(probes.T @ owned_values(Wu)))
+    return {"state space": _space(order, state_space), "mass matrix of the observed state": {"values": values}}
 
 
 def fingerprint(model: hp.Model) -> dict:

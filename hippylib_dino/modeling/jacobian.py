@@ -10,7 +10,15 @@ import numpy as np
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, RankError, SolveError
-from hippylib_dino.modeling.spaces import check_vector, gather, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.spaces import (
+    DofOrder,
+    check_vector,
+    gather,
+    owned_values,
+    set_owned_values,
+    sum_over_ranks,
+)
+from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 
 
 class Jacobian(abc.ABC):
@@ -36,6 +44,14 @@ class Jacobian(abc.ABC):
     @abc.abstractmethod
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ W: (dQ, k) dual data weights to (n_owned, k), dual parameter vectors."""
+
+    def mult_local(self, directions: np.ndarray) -> np.ndarray:
+        """J V, this rank's piece of each column; see `DataSpace`."""
+        return self.mult_block(directions)
+
+    def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
+        """Jᵀ W for this rank's piece of each column of W; see `DataSpace`."""
+        return self.transpmult_block(weights)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,24 +117,39 @@ class PDEJacobian(Jacobian):
         super().__init__(observable, problem.generate_parameter())
         self._problem = problem
         self._state = problem.generate_state()
-        self._B = dl.as_backend_type(B).mat()
-        self._C = dl.as_backend_type(problem.C).mat()
-        self._A = problem.A
+        self._B = None if B is None else dl.as_backend_type(B).mat()
+        self._accelerated = isinstance(problem, AcceleratedVariationalProblem)
+        self._linearization = self._problem_linearization()
         self._dense: np.ndarray | None = None
+        # hIPPYlib keeps a new C for each point; an accelerated problem brings its C up to date when asked
+        self._kept_C = None if self._accelerated else dl.as_backend_type(problem.C).mat()
+
+    def _problem_linearization(self) -> int:
+        """What tells one linearisation of the problem from the next: their number, or the matrix A itself."""
+        return self._problem.linearization if self._accelerated else id(self._problem.A)
 
     def _check_alive(self) -> None:
-        if self._problem.A is not self._A:
+        if self._problem_linearization() != self._linearization:
             raise InputError(
                 "Jacobian: its problem was linearised at another point since; "
                 "call model.jacobian(m) again, or keep to_dense()."
             )
+
+    @property
+    def _C(self) -> PETSc.Mat:
+        return self._problem.parameter_derivative() if self._accelerated else self._kept_C
+
+    def _solve(self, rhs: PETSc.Mat, *, is_adj: bool) -> PETSc.Mat:
+        if self._accelerated:
+            return self._problem.solve_block(rhs, is_adj=is_adj)
+        return _solve(self._problem.solver_adj_inc if is_adj else self._problem.solver_fwd_inc, rhs, self._state)
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         self._check_alive()
         if self._dense is not None:
             return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
         block = _dense_matrix(self._parameter, directions)
-        u = _solve(self._problem.solver_fwd_inc, self._C.matMult(block), self._state)
+        u = self._solve(self._C.matMult(block), is_adj=False)
         return -self._observe(u)
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
@@ -127,7 +158,7 @@ class PDEJacobian(Jacobian):
             return self._dense @ weights
         first, last = self._observable.local_range()
         rhs = self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last]))
-        p = _solve(self._problem.solver_adj_inc, rhs, self._state)
+        p = self._solve(rhs, is_adj=True)
         return -self._C.transposeMatMult(p).getDenseArray().copy()
 
     def owned_rows(self) -> np.ndarray:
@@ -145,6 +176,44 @@ class PDEJacobian(Jacobian):
     def _observe(self, u: PETSc.Mat) -> np.ndarray:
         rows = self._B.matMult(u).getDenseArray()
         return gather(rows, self._observable.mpi_comm())
+
+
+class StateJacobian(PDEJacobian):
+    """du/dm = -A⁻¹ C, the Jacobian of a whole state, at the point where `problem` was linearised last.
+
+    It is as large as the mesh on both sides.  Blocks in data space are arrays in canonical order on every rank, as for
+    any Jacobian; `mult_local` and `transpmult_local` take and give the rows that a rank owns, for large problems.
+
+    Parameters
+    ----------
+    problem : hp.PDEVariationalProblem
+    state : dolfin vector
+        For its layout.
+    order : DofOrder
+        Of the state space.
+    """
+
+    def __init__(self, problem: hp.PDEVariationalProblem, state: dl.GenericVector, order: DofOrder):
+        super().__init__(problem, None, state)
+        self._order = order
+
+    def mult_local(self, directions: np.ndarray) -> np.ndarray:
+        """J V by forward sensitivities: (n_owned, k) parameter directions to (n_owned, k) state directions."""
+        self._check_alive()
+        block = _dense_matrix(self._parameter, directions)
+        return -self._solve(self._C.matMult(block), is_adj=False).getDenseArray()
+
+    def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
+        """Jᵀ W by adjoint solves: (n_owned, k) dual state weights to (n_owned, k) dual parameter vectors."""
+        self._check_alive()
+        p = self._solve(_dense_matrix(self._state, weights), is_adj=True)
+        return -self._C.transposeMatMult(p).getDenseArray().copy()
+
+    def mult_block(self, directions: np.ndarray) -> np.ndarray:
+        return self._order.to_array(self.mult_local(directions))
+
+    def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
+        return self.transpmult_local(self._order.from_array(weights))
 
 
 def _dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:

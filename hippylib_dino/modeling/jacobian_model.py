@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dolfin as dl
 import hippylib as hp
 import numpy as np
@@ -9,10 +11,19 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
-from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, reason
+from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateData
+from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
+from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian, reason
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import NoiseCovariance, noise_covariance, observation_operator
-from hippylib_dino.modeling.spaces import check_vector, gather, owned_values
+from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values
+from hippylib_dino.modeling.time_dependent import (
+    OneStepScheme,
+    TimeDependentJacobian,
+    TimeObservation,
+    solve_trajectory,
+)
+from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 
 
 class JacobianModel(ParameterToObservable, hp.Model):
@@ -22,18 +33,22 @@ class JacobianModel(ParameterToObservable, hp.Model):
 
     Parameters
     ----------
-    problem : hp.PDEVariationalProblem
-        Steady; linear or not, any state and parameter spaces.
+    problem : hp.PDEVariationalProblem or hp.TimeDependentPDEVariationalProblem
+        Linear or not, any state and parameter spaces.  Of the steady ones `hd.AcceleratedVariationalProblem` is fast.
     prior : hIPPYlib prior
     misfit : hp.Misfit
-        With a linear observation operator ``B``.
+        With a linear observation operator ``B``; an `hp.MisfitTD` of such where the problem depends on time; or an
+        `hp.ContinuousStateObservation`, with which the observable is the whole state.
+    initial_guess : callable ``guess(m) -> u``, optional
+        Where nonlinear solves start, a state vector that depends on m alone (`modeling.initial_guess`).  By default the
+        linearised prediction from the prior mean; for a problem that is not accelerated, the state at the mean.
 
     Raises
     ------
     InputError
-        If `problem` is not a steady variational problem.
+        If `problem` is not a variational problem.
     MisfitError
-        If `misfit` has no observation operator.
+        If `misfit` does not tell what is observed.
 
     Examples
     --------
@@ -44,19 +59,34 @@ class JacobianModel(ParameterToObservable, hp.Model):
         J = model.jacobian(prior.mean).to_dense()   # numpy (dQ, dM)
     """
 
-    def __init__(self, problem: hp.PDEVariationalProblem, prior, misfit: hp.Misfit):
-        if not isinstance(problem, hp.PDEVariationalProblem):
+    def __init__(
+        self,
+        problem: hp.PDEVariationalProblem,
+        prior,
+        misfit: hp.Misfit,
+        *,
+        initial_guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None,
+    ):
+        self.time_dependent = isinstance(problem, hp.TimeDependentPDEVariationalProblem)
+        self.whole_state = isinstance(misfit, hp.ContinuousStateObservation)
+        if not (self.time_dependent or isinstance(problem, hp.PDEVariationalProblem)):
             raise InputError(
-                f"problem: expected a steady hp.PDEVariationalProblem, got {type(problem).__name__}. "
-                "Derive your problem from hp.PDEVariationalProblem."
+                "problem: expected an hp.PDEVariationalProblem or hp.TimeDependentPDEVariationalProblem, got "
+                f"{type(problem).__name__}. Derive your problem from one of these."
             )
-        self.B = observation_operator(misfit)
         super().__init__(problem, prior, misfit)
-        self._observable = dl.Vector(self.B.mpi_comm())
-        self.B.init_vector(self._observable, 0)
+        if self.time_dependent:
+            self.observation = TimeObservation(misfit, problem)
+            self._scheme = OneStepScheme(problem)
+        elif self.whole_state:
+            self._observable, self._state_order = misfit.d, DofOrder(problem.Vh[hp.STATE])
+        else:
+            self.B = observation_operator(misfit)
+            self._observable = dl.Vector(self.B.mpi_comm())
+            self.B.init_vector(self._observable, 0)
         self._state = problem.generate_state()
         self._parameter = problem.generate_parameter()
-        self._mean_state = None
+        self.initial_guess = initial_guess
 
     @classmethod
     def from_model(cls, model: hp.Model) -> JacobianModel:
@@ -66,26 +96,50 @@ class JacobianModel(ParameterToObservable, hp.Model):
     @property
     def noise_covariance(self) -> NoiseCovariance:
         """Γ as the misfit states it now."""
-        return noise_covariance(self.misfit)
+        return self.observation.noise_covariance if self.time_dependent else noise_covariance(self.misfit)
 
-    def solveState(self, m: dl.GenericVector) -> dl.GenericVector:
-        """The state u(m), from the state at the prior mean as initial guess.
+    @property
+    def data_space(self) -> DataSpace:
+        """Space of the observable, with the noise that the misfit states now."""
+        if self.whole_state:
+            return StateData(self.misfit, self.problem.Vh[hp.STATE])
+        return PointwiseData(self.noise_covariance)
 
-        A fixed guess makes the state a function of m alone, whatever was solved before.
+    def solveState(self, m: dl.GenericVector, guess: dl.GenericVector | None = None) -> dl.GenericVector:
+        """The state u(m), a function of m and the guess alone, whatever was solved before.
+
+        Parameters
+        ----------
+        m : dolfin vector, (dM,)
+        guess : dolfin vector, (dU,), optional
+            Initial guess of a nonlinear solve; that of ``initial_guess`` by default.
 
         Raises
         ------
         VectorError
-            If `m` is not a vector of the parameter space.
+            If `m` is not a vector of the parameter space, or `guess` not one of the state space.
         SolveError
             If the solver does not converge or gives values that are not finite.
         """
         check_vector(m, self._parameter, "m")
-        if self.problem.is_fwd_linear:
-            return self._solve(m, self._state)
-        if self._mean_state is None:
-            self._mean_state = self._solve(self.prior.mean, self._state)
-        return self._solve(m, self._mean_state)
+        if self.time_dependent:
+            return solve_trajectory(self, m)
+        if guess is not None:
+            check_vector(guess, self._state, "guess")
+        elif self.problem.is_fwd_linear:
+            guess = self._state
+        else:
+            guess = self._guess(m)
+        return self._solve(m, guess)
+
+    def _guess(self, m: dl.GenericVector) -> dl.GenericVector:
+        try:
+            if self.initial_guess is None:
+                accelerated = isinstance(self.problem, AcceleratedVariationalProblem)
+                self.initial_guess = (LinearizedPrediction if accelerated else MeanState)(self)
+            return self.initial_guess(m)
+        except (RuntimeError, ModelConvergenceError) as error:  # dolfin raises a bare RuntimeError
+            raise SolveError(f"the initial guess failed: {reason(error)}") from error
 
     def _solve(self, m: dl.GenericVector, guess: dl.GenericVector) -> dl.GenericVector:
         u = self.problem.generate_state()
@@ -98,7 +152,16 @@ class JacobianModel(ParameterToObservable, hp.Model):
         return u
 
     def observe(self, u: dl.GenericVector) -> np.ndarray:
-        """B u, shape (dQ,), the same on every rank."""
+        """B u, shape (dQ,), the same on every rank; of a whole state its coefficients in canonical order."""
+        local = self.observe_local(u)
+        return self._state_order.to_array(local) if self.whole_state else local
+
+    def observe_local(self, u: dl.GenericVector) -> np.ndarray:
+        """This rank's piece of the observable; see `DataSpace`."""
+        if self.time_dependent:
+            return self.observation.observe(u)
+        if self.whole_state:
+            return owned_values(u)
         self.B.mult(u, self._observable)
         return gather(owned_values(self._observable), self._observable.mpi_comm())
 
@@ -108,15 +171,22 @@ class JacobianModel(ParameterToObservable, hp.Model):
     def jacobian(self, m: dl.GenericVector) -> Jacobian:
         return self.linearize(m)[1]
 
-    def linearize(self, m: dl.GenericVector) -> tuple[np.ndarray, Jacobian]:
-        """q (dQ,) and J at `m` from one forward solve.
+    def linearize(self, m: dl.GenericVector, guess: dl.GenericVector | None = None) -> tuple[np.ndarray, Jacobian]:
+        """q (dQ,) and J at `m` from one forward solve, from `guess` as in `solveState`.
 
-        The Jacobian lives until the problem is linearised elsewhere.
+        The Jacobian of a steady problem lives until the problem is linearised elsewhere.
         """
+        u = self.solveState(m, guess)
+        return self.observe(u), self.linearize_at(u, m)
+
+    def linearize_at(self, u: dl.GenericVector, m: dl.GenericVector) -> Jacobian:
+        """J at `m`, where the state u(m) is known."""
         # petsc4py hands matrices that went out of scope, hIPPYlib's and ours, to a list that only
         # this call empties; without it every sample would keep its matrices and factors in memory
         PETSc.garbage_cleanup(self._parameter.mpi_comm())
-        u = self.solveState(m)
-        adjoint = self.problem.generate_state()
-        self.problem.setLinearizationPoint([u, m, adjoint], gauss_newton_approx=True)
-        return self.observe(u), PDEJacobian(self.problem, self.B, self._observable)
+        if self.time_dependent:
+            return TimeDependentJacobian(self._scheme, self.observation, u, m)
+        self.problem.setLinearizationPoint([u, m, self.problem.generate_state()], gauss_newton_approx=True)
+        if self.whole_state:
+            return StateJacobian(self.problem, self._observable, self._state_order)
+        return PDEJacobian(self.problem, self.B, self._observable)

@@ -29,7 +29,7 @@ def test_gradient_is_the_jacobian_applied_to_the_weighted_residual(models):
 
 
 def test_covariance_misfit_in_newton_cg(models):
-    model = models["vector"]
+    model = models["accelerated_vector"]
     observe_truth(model)
     _, solver = solve_map(model)
     assert solver.converged

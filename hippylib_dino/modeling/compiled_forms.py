@@ -1,0 +1,185 @@
+"""The forms of a variational problem, compiled once, and their matrices, assembled when something changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dolfin as dl
+import numpy as np
+from hippylib import ADJOINT, PARAMETER, STATE
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from hippylib_dino.modeling.spaces import owned_values
+
+
+class CompiledForms:
+    """Residual, first and second derivatives of r(u, m; p) at a point that is loaded into fixed functions.
+
+    Parameters
+    ----------
+    Vh : list of three dolfin.FunctionSpace
+    varf_handler : callable ``(u, m, p) -> form``
+    bc, bc0 : lists of dolfin.DirichletBC
+
+    Attributes
+    ----------
+    A : CachedMatrix
+        d residual/du, (dU, dU); rows and columns of fixed degrees of freedom are zero but for the diagonal.
+    C : CachedMatrix
+        d residual/dm, (dU, dM); rows of fixed degrees of freedom are zero.
+    Wuu, Wmu, Wmm : CachedMatrix
+        Second derivatives of r, (dU, dU), (dM, dU), (dM, dM); zero where a state degree of freedom is fixed.
+    bcs_agree : bool
+        Whether `bc` and `bc0` fix the same degrees of freedom.
+    n_residuals : int
+        Assemblies of the residual so far.
+    """
+
+    def __init__(self, Vh, varf_handler: Callable, bc: list, bc0: list):
+        self._functions = [dl.Function(V) for V in Vh]
+        u, m, p = self._functions
+        comm = u.vector().mpi_comm()
+        residual = varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]))
+        lagrangian = varf_handler(u, m, p)
+        by_u = dl.derivative(lagrangian, u, dl.TestFunction(Vh[STATE]))
+        by_m = dl.derivative(lagrangian, m, dl.TestFunction(Vh[PARAMETER]))
+        du, dm = dl.TrialFunction(Vh[STATE]), dl.TrialFunction(Vh[PARAMETER])
+
+        free = _free(u.vector(), bc0)
+        self.bcs_agree = _on_all(comm, np.array_equal(owned_values(free), owned_values(_free(u.vector(), bc))))
+        jacobian = dl.derivative(residual, u, du)
+        A, F = dl.Form(jacobian), dl.Form(residual)
+        self._residual = dl.cpp.fem.SystemAssembler(A, F, bc)
+        self._gradient_form = by_m
+        self._gradient: dl.Form | None = None
+        self._assembler = dl.cpp.fem.Assembler()
+        self._loads = 0
+        self.n_residuals = 0
+        # hIPPYlib applies bc0 to A on both sides while it assembles, to the others afterwards
+        self.A = CachedMatrix(comm, jacobian, A, assemble=dl.cpp.fem.SystemAssembler(A, F, bc0).assemble)
+        self.C = CachedMatrix(comm, dl.derivative(residual, m, dm), left=free)
+        self.Wuu = CachedMatrix(comm, dl.derivative(by_u, u, du), left=free, right=free)
+        self.Wmu = CachedMatrix(comm, dl.derivative(by_m, u, du), right=free)
+        self.Wmm = CachedMatrix(comm, dl.derivative(by_m, m, dm))
+
+    def load(self, i: int, x: dl.GenericVector) -> None:
+        """Make `x` the state, parameter or adjoint (``i``) at which everything is assembled from now on."""
+        vector = self._functions[i].vector()
+        vector.zero()
+        vector.axpy(1.0, x)
+        vector.apply("insert")
+        self._loads += 1
+
+    def residual(self, out: dl.GenericVector) -> None:
+        """Residual at the loaded point, (dU,), dual; u minus its boundary value (scaled) where u is fixed."""
+        self.n_residuals += 1
+        self._residual.assemble(out, self._functions[STATE].vector())
+
+    def gradient(self, out: dl.GenericVector) -> None:
+        """dr/dm at the loaded point, (dM,), dual."""
+        if self._gradient is None:
+            self._gradient = dl.Form(self._gradient_form)
+        out.zero()
+        self._assembler.assemble(out, self._gradient)
+
+    def update(self, matrix: CachedMatrix) -> CachedMatrix:
+        """`matrix` at the loaded point, assembled if what it depends on changed."""
+        matrix.update(self._loads)
+        return matrix
+
+
+class CachedMatrix:
+    """A matrix, reassembled into the same tensor when a coefficient of its form changed.
+
+    Parameters
+    ----------
+    comm : MPI.Comm
+    ufl_form : ufl.Form
+        Bilinear.
+    form : dolfin.Form, optional
+        The same, compiled; compiled at the first assembly if absent.
+    assemble : callable ``assemble(tensor)``, optional
+    left, right : dolfin vectors, optional
+        Diagonal scalings, 0 for rows and columns to be zeroed and 1 for the others.
+
+    Attributes
+    ----------
+    tensor : dolfin.PETScMatrix or None
+        None before the first assembly.
+    mat : PETSc.Mat or None
+        The same, for PETSc.
+    n_assemblies : int
+    """
+
+    def __init__(self, comm: MPI.Comm, ufl_form, form: dl.Form | None = None, *, assemble=None, left=None, right=None):
+        self._comm, self._ufl_form, self._form = comm, ufl_form, form
+        self._assemble, self._left, self._right = assemble, left, right
+        self._checked = -1
+        self._seen: list[np.ndarray | None] = []
+        self.tensor: dl.PETScMatrix | None = None
+        self.mat: PETSc.Mat | None = None
+        self.n_assemblies = 0
+
+    def update(self, loads: int) -> None:
+        """Assemble if a coefficient changed; nothing was loaded since the last time if `loads` is as then."""
+        if loads == self._checked:
+            return
+        self._checked = loads
+        if self._form is None:
+            self._form = dl.Form(self._ufl_form)
+        if self._assemble is None:
+            assembler = dl.cpp.fem.Assembler()
+            self._assemble = lambda tensor: assembler.assemble(tensor, self._form)
+        values = [_values(c) for c in self._coefficients()]
+        same = len(values) == len(self._seen) and all(map(_equal, values, self._seen))
+        if self.tensor is not None and _on_all(self._comm, same):
+            return
+        if self.tensor is None:
+            self.tensor = dl.PETScMatrix(self._comm)
+        self._assemble(self.tensor)
+        if self.mat is None:
+            self.mat = self.tensor.mat()
+            self._scalings = [s if s is None else dl.as_backend_type(s).vec() for s in (self._left, self._right)]
+        if any(s is not None for s in self._scalings):
+            self.mat.diagonalScale(*self._scalings)
+        self._seen = values
+        self.n_assemblies += 1
+
+    def _coefficients(self) -> list:
+        """Those that the compiled form reads: derivatives drop some."""
+        everything = self._ufl_form.coefficients()
+        return [everything[self._form.original_coefficient_position(i)] for i in range(self._form.num_coefficients())]
+
+
+def _values(coefficient) -> np.ndarray | None:
+    """The values that a coefficient has on this rank; None if they cannot be told."""
+    if isinstance(coefficient, dl.Function):
+        return owned_values(coefficient.vector())
+    if isinstance(coefficient, dl.Constant):
+        return np.array(coefficient.values())
+    parameters = getattr(coefficient, "user_parameters", None)
+    if parameters is not None:
+        values = [parameters[name] for name in parameters]
+        if all(isinstance(v, (int, float)) for v in values):
+            return np.array(values, dtype=float)
+    return None
+
+
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is not None and b is not None and np.array_equal(a, b)
+
+
+def _on_all(comm: MPI.Comm, local: bool) -> bool:
+    return local if comm.size == 1 else comm.allreduce(local, op=MPI.LAND)
+
+
+def _free(like: dl.GenericVector, bcs: list) -> dl.GenericVector:
+    """1 for the degrees of freedom that no condition fixes, else 0."""
+    out = like.copy()
+    out[:] = 1.0
+    for bc in bcs:
+        homogeneous = dl.DirichletBC(bc)
+        homogeneous.homogenize()
+        homogeneous.apply(out)
+    return out

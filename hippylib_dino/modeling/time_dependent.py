@@ -1,0 +1,485 @@
+"""Observable and Jacobian of hIPPYlib's time-dependent problems.
+
+One step of the scheme is r(u_n, u_{n-1}, m; v) = 0 for all v, n = 1 .. N, from a given u_0.  With
+A_n = ∂r/∂u_n, D_n = ∂r/∂u_{n-1} and C_n = ∂r/∂m, a change of the parameter moves the states by
+
+    A_n δu_n = -D_n δu_{n-1} - C_n δm,    δu_0 = 0,    J δm = (B_k δu_{n_k})_k,
+
+and the transpose of these relations is the march backwards, from P_{N+1} = 0,
+
+    A_nᵀ P_n = Σ_{k: n_k = n} B_kᵀ w_k - D_{n+1}ᵀ P_{n+1},    Jᵀ w = -Σ_n C_nᵀ P_n.
+
+On the Dirichlet boundary δu_n = 0: A_n has rows and columns of the identity there, C_n and D_n rows
+of zeros, so that what a right-hand side has there reaches nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+import scipy.linalg as sla
+from hippylib.utils.warnings import ModelConvergenceError
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from hippylib_dino.errors import MisfitError, SolveError
+from hippylib_dino.modeling.jacobian import Jacobian, reason
+from hippylib_dino.modeling.observation import NoiseCovariance, noise_covariance, observation_operator
+from hippylib_dino.modeling.spaces import gather, owned_values, sum_over_ranks
+
+try:  # the name of dolfin's UFL where FEniCSx is installed beside it
+    from ufl_legacy.algorithms import expand_derivatives  # type: ignore[import-not-found]
+except ImportError:
+    from ufl.algorithms import expand_derivatives
+
+
+class TimeObservation:
+    """The observables of all observation times in one vector: rows of B_k u(t_k), in the order of the misfits.
+
+    Parameters
+    ----------
+    misfit : hp.MisfitTD
+        Its members have a linear observation operator ``B`` each.
+    problem : hp.TimeDependentPDEVariationalProblem
+
+    Raises
+    ------
+    MisfitError
+        If a member has no observation operator, a time is not one of the problem's or is used twice,
+        or there is not one time for each member.
+
+    Attributes
+    ----------
+    steps : list of int
+        n_k, the index of each observation time in ``problem.times``.
+    rows : list of slice
+        Where each member's observables are in q.
+    """
+
+    def __init__(self, misfit: hp.MisfitTD, problem: hp.TimeDependentPDEVariationalProblem):
+        members = _members(misfit)
+        self.misfit = misfit
+        self.steps = [_step(t, problem.times, f"sim_times[{k}]") for k, t in enumerate(misfit.sim_times)]
+        if len(set(self.steps)) < len(self.steps):
+            raise MisfitError(
+                f"sim_times: expected distinct times, got {np.asarray(misfit.sim_times).tolist()}. hIPPYlib's gradient "
+                "keeps only the last misfit of a time; put all rows of one time into one operator B."
+            )
+        operators = []
+        for k, member in enumerate(members):
+            with _naming(k):
+                operators.append(observation_operator(member))
+        self._operators = [dl.as_backend_type(B).mat() for B in operators]
+        self._data = [member.d for member in members]
+        ends = np.cumsum([0, *(B.size(0) for B in operators)])
+        self.rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+        self._like = dl.Vector(operators[0].mpi_comm(), int(ends[-1]))
+
+    def size(self, dim: int) -> int:
+        """dQ for ``dim=0``; for ``dim=1`` the size of the state at one time."""
+        return self._like.size() if dim == 0 else self._operators[0].getSize()[1]
+
+    def mpi_comm(self) -> MPI.Comm:
+        return self._like.mpi_comm()
+
+    def init_vector(self, x: dl.GenericVector, dim: int) -> None:
+        """Shape `x` for the data (``dim=0``)."""
+        if dim != 0:
+            raise MisfitError(f"dim: expected 0, data, got {dim}; states are made by problem.generate_state().")
+        x.init(self._like.local_range())
+
+    def generate_data(self) -> dl.GenericVector:
+        """A zero vector of the layout of the data."""
+        return self._like.copy()
+
+    @property
+    def noise_covariance(self) -> NoiseCovariance:
+        """Γ as the misfits state it now: block diagonal, independent from time to time.
+
+        Raises
+        ------
+        MisfitError
+            If a member's is missing, or not positive.
+        """
+        blocks = []
+        for k, member in enumerate(_members(self.misfit)):
+            with _naming(k):
+                blocks.append(noise_covariance(member))
+        values = [block.value for block in blocks]
+        if any(value.ndim == 2 for value in values):
+            return NoiseCovariance(sla.block_diag(*(block.to_dense() for block in blocks)), self.size(0))
+        if all(value.ndim == 0 for value in values) and len({float(value) for value in values}) == 1:
+            return NoiseCovariance(values[0], self.size(0))
+        spread = [np.broadcast_to(block.value, (block.dim,)) for block in blocks]
+        return NoiseCovariance(np.concatenate(spread), self.size(0))
+
+    def observe(self, u: hp.TimeDependentVector) -> np.ndarray:
+        """q = (B_k u(t_k))_k, shape (dQ,), the same on every rank."""
+        q = np.empty(self.size(0))
+        for k, n in enumerate(self.steps):
+            block = _dense_matrix(u.data[n], owned_values(u.data[n])[:, None])
+            q[self.rows[k]] = self.observe_block(k, block)[:, 0]
+            block.destroy()
+        return q
+
+    def observe_block(self, k: int, states: PETSc.Mat) -> np.ndarray:
+        """B_k U for states U (dU, c) at the k-th observation time: (rows of B_k, c), on every rank."""
+        return gather(_product(self._operators[k], states), self.mpi_comm())
+
+    def transpmult_block(self, k: int, weights: np.ndarray) -> np.ndarray:
+        """B_kᵀ W for dual weights W (rows of B_k, c), the same on every rank: owned rows (n_owned, c)."""
+        B = self._operators[k]
+        first, last = B.getOwnershipRange()
+        block = _dense_matrix(self._data[k], weights[first:last])
+        result = _product(B, block, transposed=True)
+        block.destroy()
+        return result
+
+
+def _members(misfit: hp.MisfitTD) -> list[hp.Misfit]:
+    """The members of a time-dependent misfit, with a time each."""
+    if not isinstance(misfit, hp.MisfitTD):
+        raise MisfitError(
+            f"misfit: expected an hp.MisfitTD for a time-dependent problem, got {type(misfit).__name__}. "
+            "Use hp.MisfitTD([hp.DiscreteStateObservation(B), ...], sim_times)."
+        )
+    if not misfit.misfits or len(misfit.misfits) != len(misfit.sim_times):
+        raise MisfitError(
+            f"misfit: expected one time for each of at least one misfit, got {len(misfit.misfits)} misfits "
+            f"and {len(misfit.sim_times)} sim_times."
+        )
+    return misfit.misfits
+
+
+@contextlib.contextmanager
+def _naming(k: int) -> Iterator[None]:
+    """Say in a `MisfitError` which member it is about."""
+    try:
+        yield
+    except MisfitError as error:
+        raise MisfitError(f"misfits[{k}]: {error}") from error
+
+
+def _step(t: float, times: np.ndarray, name: str) -> int:
+    """Index of the time `t`, to the tolerance of `hp.TimeDependentVector`."""
+    times = np.asarray(times, dtype=float)
+    n = int(np.argmin(np.abs(times - t)))
+    if not abs(times[n] - t) < 1e-10:
+        raise MisfitError(
+            f"{name}: expected one of the times of the problem, {times[0]:g} to {times[-1]:g} in "
+            f"{len(times) - 1} steps, got {t:.12g}; the nearest is problem.times[{n}] = {times[n]:.12g}."
+        )
+    return n
+
+
+def solve_trajectory(model: hp.Model, m: dl.GenericVector) -> hp.TimeDependentVector:
+    """The states at all times, by the forward solve of the model's own problem.
+
+    Raises
+    ------
+    SolveError
+        If a step does not converge or gives values that are not finite.
+    """
+    u = model.problem.generate_state()
+    try:
+        model.solveFwd(u, [None, m, None])
+    except (RuntimeError, ModelConvergenceError) as error:  # dolfin raises a bare RuntimeError
+        raise SolveError(f"the forward solve failed: {reason(error)}") from error
+    for t, snapshot in zip(u.times, u.data, strict=True):  # its own norm would pass over NaN
+        if not np.isfinite(snapshot.norm("l2")):
+            raise SolveError(f"the forward solve gave values that are not finite (NaN or infinity) at t = {t:g}.")
+    return u
+
+
+class OneStepScheme:
+    """The scheme of a problem, linearised step by step.
+
+    Its forms, matrices and factorization are made once and used again at every step and for every
+    parameter; one scheme serves all Jacobians of a model, one march after the other.
+
+    The user's form handler is called once in each step, with that step's time, before anything is
+    assembled.  Steps share compiled forms where their residuals are equal in UFL; a residual that
+    holds the time as a number or in a new coefficient is compiled for each step.
+
+    Parameters
+    ----------
+    problem : hp.TimeDependentPDEVariationalProblem
+    """
+
+    def __init__(self, problem: hp.TimeDependentPDEVariationalProblem):
+        self.problem = problem
+        states, parameters, adjoints = (problem.Vh[i] for i in (hp.STATE, hp.PARAMETER, hp.ADJOINT))
+        self._functions = dl.Function(states), dl.Function(states), dl.Function(parameters)
+        self._test = dl.TestFunction(adjoints)
+        self._solver = _Factorization(problem.Vh[hp.STATE].mesh().mpi_comm())
+        self._compiled: dict[tuple, LinearizedStep] = {}
+        self._current: LinearizedStep | None = None
+
+    def linearize(self, n: int, u: hp.TimeDependentVector, m: dl.GenericVector) -> LinearizedStep:
+        """Step n = 1 .. N on the trajectory `u` at the parameter `m`; good until the next call."""
+        for function, values in zip(self._functions, (u.data[n], u.data[n - 1], m), strict=True):
+            function.vector().zero()
+            function.vector().axpy(1.0, values)
+        residual = self.problem.varf(*self._functions, self._test, self.problem.times[n])
+        if self._current is None or not residual.equals(self._current.residual):
+            if self._current is not None:
+                self._current.release()
+            self._current = self._compile(residual)
+        return self._current
+
+    def _compile(self, residual) -> LinearizedStep:
+        # what dolfin's own cache of compiled code asks, and the very same coefficients: unlike `equals`
+        # this does not see the arbitrary numbering of summation indices
+        data = tuple(id(integral.subdomain_data()) for integral in residual.integrals())
+        key = (residual.signature(), residual.coefficients(), data)
+        step = self._compiled.pop(key, None)
+        if step is None:
+            step = LinearizedStep(residual, self._functions, self.problem.adj_bc, self._solver)
+        self._compiled[key] = step
+        if len(self._compiled) > len(self.problem.times):
+            del self._compiled[next(iter(self._compiled))]  # the one not used for longest
+        return step
+
+
+class LinearizedStep:
+    """A_n, D_n and C_n of one step; blocks have the rows this rank owns, (n_owned, c)."""
+
+    def __init__(self, residual, functions: tuple, bcs: list, solver: _Factorization):
+        self.residual = residual
+        self._solver = solver
+        u, u_old, m = functions
+        self._layouts = u.vector(), m.vector()
+        (test,), trial = residual.arguments(), dl.TrialFunction(u.function_space())
+        rhs = dl.inner(u, test) * dl.dx  # never assembled, but dolfin's symmetric assembly wants one
+        directions = trial, trial, dl.TrialFunction(m.function_space())
+        forms = [expand_derivatives(dl.derivative(residual, f, d)) for f, d in zip(functions, directions, strict=True)]
+        self._A = _Derivative(forms[0], (u, u_old), bcs, rhs)
+        self._D, self._C = (None if f.empty() else _Derivative(f, (u, u_old), bcs) for f in forms[1:])
+
+    def couple(self, block: PETSc.Mat, *, transposed: bool = False) -> np.ndarray:
+        """D_n, or D_nᵀ, times a block."""
+        return _times(self._D, block, transposed, self._layouts[0])
+
+    def force(self, block: PETSc.Mat, *, transposed: bool = False) -> np.ndarray:
+        """C_n times parameter directions, or C_nᵀ times adjoints."""
+        return _times(self._C, block, transposed, self._layouts[1 if transposed else 0])
+
+    def solve(self, rhs: np.ndarray, *, transposed: bool = False) -> PETSc.Mat:
+        """A_n⁻¹, or A_n⁻ᵀ, times `rhs`, as a dense matrix that the caller destroys.
+
+        Raises
+        ------
+        SolveError
+            If A_n is singular, or the solution not finite.
+        """
+        if self._A.update():
+            try:
+                self._solver.factorize(self._A.matrix)
+            except SolveError:
+                self._A.release()  # lest the next call takes it for factored
+                raise
+        block = _dense_matrix(self._layouts[0], rhs)
+        solution = self._solver.solve(block, transposed)
+        block.destroy()
+        if not np.isfinite(solution.norm()):  # over all ranks: they must agree on whether to raise
+            raise SolveError("linear solve for the Jacobian gave values that are not finite.")
+        return solution
+
+    def release(self) -> None:
+        """Give back the matrices; they are assembled again when needed."""
+        for derivative in (self._A, self._D, self._C):
+            if derivative is not None:
+                derivative.release()
+
+
+def _times(derivative: _Derivative | None, block: PETSc.Mat, transposed: bool, layout: dl.GenericVector) -> np.ndarray:
+    """A derivative, None where it vanishes, or its transpose times a block; rows as in `layout`."""
+    if derivative is None:
+        return np.zeros((layout.local_size(), block.getSize()[1]))
+    derivative.update()
+    return _product(derivative.matrix, block, transposed)
+
+
+class _Derivative:
+    """A derivative of the residual as a matrix with homogeneous Dirichlet conditions.
+
+    Rows and columns on the boundary are those of the identity where a right-hand side form is given,
+    rows of zeros otherwise.
+    """
+
+    def __init__(self, form, states: tuple, bcs: list, rhs=None):
+        self._bcs = bcs
+        self._comm = states[0].function_space().mesh().mpi_comm()
+        self._form = dl.Form(form) if rhs is None else None
+        self._assembler = None if rhs is None else dl.SystemAssembler(form, rhs, bcs)
+        self._tensor: dl.PETScMatrix | None = None
+        self.matrix: PETSc.Mat | None = None
+        self._coefficients = form.coefficients()
+        self._watchable = all(c not in states and _has_values(c) for c in self._coefficients)
+        self._values: list[np.ndarray] = []
+
+    def update(self) -> bool:
+        """Assemble the matrix, unless nothing it depends on has changed; say whether it was assembled."""
+        if self._watchable:
+            values = [_values(c) for c in self._coefficients]
+            same = self._tensor is not None and all(map(np.array_equal, values, self._values))
+            self._values = values
+            if not sum_over_ranks(np.array(not same), self._comm):
+                return False
+        self._assemble()
+        return True
+
+    def _assemble(self) -> None:
+        if self._tensor is None:
+            self._tensor = dl.PETScMatrix(self._comm)
+        if self._assembler is not None:
+            self._assembler.assemble(self._tensor)
+        else:
+            dl.assemble(self._form, tensor=self._tensor)
+            for bc in self._bcs:
+                bc.zero(self._tensor)
+        if self.matrix is None:
+            self.matrix = self._tensor.mat()
+
+    def release(self) -> None:
+        if self.matrix is not None:
+            self.matrix.destroy()
+        self._tensor = self.matrix = None
+
+
+def _has_values(coefficient) -> bool:
+    """Whether `_values` tells all of a coefficient; an expression may follow attributes, such as the time."""
+    if isinstance(coefficient, dl.Function):
+        return not coefficient.function_space().component()  # a component has no vector of its own
+    return isinstance(coefficient, dl.Constant)
+
+
+def _values(coefficient) -> np.ndarray:
+    return coefficient.values() if isinstance(coefficient, dl.Constant) else owned_values(coefficient.vector())
+
+
+class _Factorization:
+    """LU by MUMPS: any number of ranks, many right-hand sides, the matrix and its transpose."""
+
+    def __init__(self, comm):
+        self._ksp = PETSc.KSP().create(comm)
+        self._ksp.setType(PETSc.KSP.Type.PREONLY)
+        self._ksp.getPC().setType(PETSc.PC.Type.LU)
+        self._ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
+
+    def factorize(self, matrix: PETSc.Mat) -> None:
+        self._ksp.setOperators(matrix)
+        self._ksp.setUp()
+        if self._ksp.getConvergedReason() < 0:
+            raise SolveError("the linearised time step is singular: its factorization for the Jacobian failed.")
+
+    def solve(self, rhs: PETSc.Mat, transposed: bool) -> PETSc.Mat:
+        solution = rhs.duplicate()
+        factor = self._ksp.getPC().getFactorMatrix()
+        factor.setMumpsIcntl(9, 0 if transposed else 1)
+        factor.matSolve(rhs, solution)
+        factor.setMumpsIcntl(9, 1)
+        return solution
+
+
+class TimeDependentJacobian(Jacobian):
+    """J = dq/dm on a trajectory, by marches of many right-hand sides at once.
+
+    Adjoint marches give rows, forward marches give columns; each assembles and factors A_n once a
+    step.  It stays good whatever is solved or linearised later.
+
+    Parameters
+    ----------
+    scheme : OneStepScheme
+        Of the problem; shared by all its Jacobians.
+    observation : TimeObservation
+    trajectory : hp.TimeDependentVector
+        The states at `parameter`; kept, not copied.
+    parameter : dolfin vector
+    """
+
+    def __init__(
+        self,
+        scheme: OneStepScheme,
+        observation: TimeObservation,
+        trajectory: hp.TimeDependentVector,
+        parameter: dl.GenericVector,
+    ):
+        super().__init__(observation.generate_data(), parameter.copy())
+        self._scheme = scheme
+        self._observation = observation
+        self._trajectory = trajectory
+        self._dense: np.ndarray | None = None
+
+    def mult_block(self, directions: np.ndarray) -> np.ndarray:
+        if self._dense is not None:
+            return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
+        q = np.zeros((self.shape[0], directions.shape[1]))
+        observed = {n: k for k, n in enumerate(self._observation.steps)}
+        dm = _dense_matrix(self._parameter, directions)
+        du = None
+        for n in range(1, max(observed) + 1):
+            step = self._scheme.linearize(n, self._trajectory, self._parameter)
+            rhs = -step.force(dm)
+            if du is not None:  # the initial condition does not depend on the parameter
+                rhs -= step.couple(du)
+                du.destroy()
+            du = step.solve(rhs)
+            if n in observed:
+                q[self._observation.rows[observed[n]]] = self._observation.observe_block(observed[n], du)
+        return q
+
+    def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
+        if self._dense is not None:
+            return self._dense @ weights
+        gradient = np.zeros((self._parameter.local_size(), weights.shape[1]))
+        observed = {n: k for k, n in enumerate(self._observation.steps)}
+        rhs = np.zeros((self._trajectory.data[0].local_size(), weights.shape[1]))
+        reached = np.zeros(weights.shape[1], dtype=bool)  # columns with a weight at this time or later
+        for n in range(max(observed), 0, -1):
+            if n in observed:
+                here = weights[self._observation.rows[observed[n]]]
+                rhs += self._observation.transpmult_block(observed[n], here)
+                reached |= here.any(axis=0)
+            step = self._scheme.linearize(n, self._trajectory, self._parameter)
+            p = step.solve(rhs[:, reached], transposed=True)
+            gradient[:, reached] -= step.force(p, transposed=True)
+            if n > 1:
+                rhs[:, reached] = -step.couple(p, transposed=True)
+            p.destroy()
+        return gradient
+
+    def owned_rows(self) -> np.ndarray:
+        """Jᵀ, (n_owned, dQ), by rows (adjoint marches) or columns (forward marches), the fewer."""
+        if self._dense is None:
+            n_observables, n_parameters = self.shape
+            if n_observables <= n_parameters:
+                dense = self.transpmult_block(np.eye(n_observables))
+            else:
+                first, last = self._parameter.local_range()
+                dense = self.mult_block(np.eye(n_parameters)[first:last]).T[first:last].copy()
+            self._dense = dense
+        return self._dense.copy()
+
+
+def _dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:
+    """A dense PETSc matrix, rows partitioned as `like`, from this rank's rows (n_owned, c)."""
+    size = ((like.local_size(), like.size()), (PETSc.DECIDE, owned.shape[1]))
+    matrix = PETSc.Mat().createDense(size, comm=like.mpi_comm())
+    matrix.setUp()
+    matrix.getDenseArray()[:] = owned
+    matrix.assemble()
+    return matrix
+
+
+def _product(matrix: PETSc.Mat, block: PETSc.Mat, transposed: bool = False) -> np.ndarray:
+    """A sparse matrix, or its transpose, times a dense one: the owned rows, (n_owned, c)."""
+    result = matrix.transposeMatMult(block) if transposed else matrix.matMult(block)
+    values = result.getDenseArray().copy()
+    result.destroy()
+    return values

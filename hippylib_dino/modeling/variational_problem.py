@@ -1,0 +1,425 @@
+"""`hp.PDEVariationalProblem` that compiles its forms once and shares matrices and factorizations."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+from hippylib import ADJOINT, PARAMETER, STATE
+from petsc4py import PETSc
+
+from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.compiled_forms import CachedMatrix, CompiledForms
+from hippylib_dino.modeling.linear_solver import LinearSolver
+from hippylib_dino.modeling.newton import ForwardSolveError, Newton, NewtonOptions, SolveReport
+from hippylib_dino.modeling.spaces import owned_values, set_owned_values
+
+FORWARD_SOLVERS = ("newton", "snes")
+_BLOCKS = {
+    (STATE, STATE): "Wuu",
+    (PARAMETER, STATE): "Wmu",
+    (PARAMETER, PARAMETER): "Wmm",
+    (ADJOINT, STATE): "A",
+    (ADJOINT, PARAMETER): "C",
+}
+_SNES_REASONS = {value: name for name, value in vars(PETSc.SNES.ConvergedReason).items() if isinstance(value, int)}
+
+
+class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
+    """A steady variational problem in which nothing is assembled or factored twice.
+
+    It stands for `hp.PDEVariationalProblem` in every hIPPYlib loop, with the same states, adjoints,
+    gradients and Hessians to the solver's tolerance.  A is assembled and factored once at a point (u, m)
+    and serves adjoint solves, incremental solves in both directions and whole blocks; A, C and the second
+    derivatives are assembled when first asked for.
+
+    `varf_handler` is called once.  What its form refers to may change its values (a `dl.Constant`, the
+    coefficients of a `dl.Function`, parameters of a `dl.Expression`), not be replaced by another object;
+    assign to `varf_handler`, `bc` or `bc0` to have the forms built anew.
+
+    Parameters
+    ----------
+    Vh : list of three dolfin.FunctionSpace
+        State, parameter, adjoint.
+    varf_handler : callable ``(u, m, p) -> form``
+    bc, bc0 : dolfin.DirichletBC or list of them
+        Of the forward problem, and its homogeneous counterpart; they must fix the same degrees of freedom.
+    is_fwd_linear : bool
+    forward_solver : {"newton", "snes"} or callable
+        Of nonlinear problems.  "newton": damped, error-oriented (`Newton`).  "snes": PETSc's SNES,
+        ``newtonls`` unless the options say otherwise.  A callable ``solve(problem, state, x)`` writes the state at
+        ``x[hp.PARAMETER]`` into `state`, from the guess ``x[hp.STATE]``.
+    newton : NewtonOptions, optional
+        Tolerance, damping and reuse of the matrix.
+    linear_solver : {"lu", "krylov"}
+    lu_method : str, optional
+    linear_tolerance : float
+        These three are `LinearSolver`'s.
+    options_prefix : str, optional
+        PETSc options with this prefix reach the linear solver, with ``snes_`` in addition SNES.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown, or `bc` and `bc0` fix different degrees of freedom.
+
+    Attributes
+    ----------
+    report : SolveReport or None
+        What the last forward solve did; None before the first.
+    linearization : int
+        Counts calls of `setLinearizationPoint`.
+
+    Examples
+    --------
+    Change ``hp.PDEVariationalProblem(Vh, form, bc, bc0)`` into::
+
+        pde = hd.AcceleratedVariationalProblem(Vh, form, bc, bc0)
+    """
+
+    def __init__(
+        self,
+        Vh,
+        varf_handler,
+        bc,
+        bc0,
+        is_fwd_linear: bool = False,
+        *,
+        forward_solver: str | Callable = "newton",
+        newton: NewtonOptions | None = None,
+        linear_solver: str = "lu",
+        lu_method: str | None = None,
+        linear_tolerance: float = 1e-12,
+        options_prefix: str | None = None,
+    ):
+        if not callable(forward_solver) and forward_solver not in FORWARD_SOLVERS:
+            raise InputError(
+                f"forward_solver: expected one of {FORWARD_SOLVERS} or a callable solve(problem, state, x), "
+                f"got {forward_solver!r}."
+            )
+        self._forward_solver = forward_solver
+        self._newton_options = newton or NewtonOptions()
+        self._options_prefix = options_prefix
+        self._new_solver = functools.partial(
+            LinearSolver,
+            Vh[STATE].mesh().mpi_comm(),
+            linear_solver,
+            lu_method=lu_method,
+            tolerance=linear_tolerance,
+            options_prefix=options_prefix,
+        )
+        # not hIPPYlib's constructor: it sets A, C and the solvers to None, which here are made when asked for
+        self.Vh = Vh
+        self.is_fwd_linear = is_fwd_linear
+        self.n_calls = dict.fromkeys(("forward", "adjoint", "incremental_forward", "incremental_adjoint"), 0)
+        self.report: SolveReport | None = None
+        self.linearization = 0
+        self.varf_handler, self.bc, self.bc0 = varf_handler, bc, bc0
+
+    @classmethod
+    def from_problem(cls, problem: hp.PDEVariationalProblem, **options) -> AcceleratedVariationalProblem:
+        """The accelerated version of an existing problem.
+
+        A `solveFwd` of its own class, or a solver that the user put in its attribute ``solver``, goes on doing
+        the forward solves, on `problem`; then only the linearisation is accelerated.  Incremental solvers of
+        `problem` are replaced by ``linear_solver``.
+
+        Parameters
+        ----------
+        problem : hp.PDEVariationalProblem
+        **options
+            Keyword arguments of this class.
+
+        Raises
+        ------
+        InputError
+            If the class of `problem` overrides how hIPPYlib linearises, which would be lost.
+        """
+        kind = type(problem)
+        if not isinstance(problem, hp.PDEVariationalProblem):
+            raise InputError(f"problem: expected an hp.PDEVariationalProblem, got {kind.__name__}.")
+        stock = AcceleratedVariationalProblem if isinstance(problem, cls) else hp.PDEVariationalProblem
+        lost = [
+            name
+            for name in ("solveAdj", "evalGradientParameter", "setLinearizationPoint", "solveIncremental", "apply_ij")
+            if getattr(kind, name) is not getattr(stock, name)
+        ]
+        if lost:
+            raise InputError(
+                f"problem: {kind.__name__} has its own {', '.join(lost)}, which the accelerated problem would not "
+                "call. Use it as it is, or derive its class from hd.AcceleratedVariationalProblem."
+            )
+        own_solver = problem.solver is not None and not isinstance(problem.solver, dl.PETScLUSolver)
+        if kind.solveFwd is not stock.solveFwd or own_solver:
+            options.setdefault("forward_solver", lambda _, state, x: problem.solveFwd(state, x))
+        return cls(
+            problem.Vh, problem.varf_handler, problem.bc, problem.bc0, is_fwd_linear=problem.is_fwd_linear, **options
+        )
+
+    # ---- what hIPPYlib keeps in attributes ----------------------------------------------
+
+    @property
+    def varf_handler(self) -> Callable:
+        """The weak form ``(u, m, p) -> form``."""
+        return self._varf_handler
+
+    @varf_handler.setter
+    def varf_handler(self, value: Callable) -> None:
+        self._varf_handler = value
+        self._forget()
+
+    @property
+    def bc(self) -> list:
+        """Boundary conditions of the state."""
+        return self._bc
+
+    @bc.setter
+    def bc(self, value) -> None:
+        self._bc = [value] if isinstance(value, dl.DirichletBC) else value
+        self._forget()
+
+    @property
+    def bc0(self) -> list:
+        """Boundary conditions of increments and adjoints."""
+        return self._bc0
+
+    @bc0.setter
+    def bc0(self, value) -> None:
+        self._bc0 = [value] if isinstance(value, dl.DirichletBC) else value
+        self._forget()
+
+    def _forget(self) -> None:
+        self._compiled: CompiledForms | None = None
+        self._point: list | None = None
+        self._loaded: list | None = None
+        self._solver = self._new_solver()
+        self._factored = 0
+
+    @property
+    def _forms(self) -> CompiledForms:
+        if self._compiled is None:
+            forms = CompiledForms(self.Vh, self.varf_handler, self.bc, self.bc0)
+            if not (forms.bcs_agree or callable(self._forward_solver)):
+                raise InputError(
+                    "bc, bc0: expected conditions on the same degrees of freedom, got different ones. "
+                    "Use hp.PDEVariationalProblem, which keeps a matrix for each."
+                )
+            self._compiled = forms
+        return self._compiled
+
+    A = property(lambda self: self._matrix("A"), doc="d residual/du at the linearisation point.")
+    C = property(lambda self: self._matrix("C"), doc="d residual/dm at the linearisation point.")
+    Wuu = property(lambda self: self._second("Wuu"), doc="Second derivative in u, u; None for Gauss-Newton.")
+    Wmu = property(lambda self: self._second("Wmu"), doc="Second derivative in m, u; None for Gauss-Newton.")
+    Wmm = property(lambda self: self._second("Wmm"), doc="Second derivative in m, m; None for Gauss-Newton.")
+
+    @property
+    def At(self) -> dl.PETScMatrix | None:
+        """The transpose of A as a new matrix; solves do not need it."""
+        A = self.A
+        return None if A is None else dl.PETScMatrix(A.mat().transpose(PETSc.Mat()))
+
+    def _matrix(self, name: str) -> dl.PETScMatrix | None:
+        return None if self._point is None else self._linearized(name).tensor
+
+    def _linearized(self, name: str) -> CachedMatrix:
+        if self._point is None:
+            raise InputError("setLinearizationPoint: expected a call before matrices and incremental solves.")
+        self._load(self._point)
+        return self._forms.update(getattr(self._forms, name))
+
+    def _second(self, name: str) -> dl.PETScMatrix | None:
+        return None if self._gauss_newton else self._matrix(name)
+
+    def _refuse_solver(self, value) -> None:
+        raise InputError(
+            "solver, solver_fwd_inc, solver_adj_inc: an accelerated problem has one solver for all directions. "
+            "Choose it by the arguments linear_solver, lu_method, options_prefix, or forward_solver."
+        )
+
+    solver = solver_fwd_inc = solver_adj_inc = property(lambda self: None, _refuse_solver)
+
+    @property
+    def n_assemblies(self) -> dict[str, int]:
+        """How often residual, A and C were assembled, and A factored, since the forms were built."""
+        forms = self._forms
+        return {
+            "residual": forms.n_residuals,
+            "A": forms.A.n_assemblies,
+            "C": forms.C.n_assemblies,
+            "factorization": self._solver.n_factorizations,
+        }
+
+    # ---- forward ------------------------------------------------------------------------
+
+    def solveFwd(self, state: dl.GenericVector, x: list) -> None:
+        """Write the state at ``x[hp.PARAMETER]`` into `state`, from the guess ``x[hp.STATE]`` if nonlinear.
+
+        Raises
+        ------
+        ForwardSolveError
+            If the solve does not converge or gives values that are not finite.
+        """
+        self.n_calls["forward"] += 1
+        self.report = None
+        if callable(self._forward_solver):
+            self._forward_solver(self, state, x)
+            return
+        self._loaded = None
+        self._forms.load(PARAMETER, x[PARAMETER])
+        u = self.generate_state()
+        try:
+            if self.is_fwd_linear:
+                self.report = self._solve_linear(u)
+            else:
+                u.axpy(1.0, x[STATE])
+                solve = self._newton().solve if self._forward_solver == "newton" else self._solve_snes
+                self.report = solve(u)
+        except ForwardSolveError as error:
+            self.report = error.report
+            raise
+        state.zero()
+        state.axpy(1.0, u)
+
+    def _residual(self, u: dl.GenericVector, out: dl.GenericVector) -> None:
+        self._forms.load(STATE, u)
+        self._forms.residual(out)
+
+    def _linearize(self, u: dl.GenericVector) -> None:
+        self._forms.load(STATE, u)
+        self._factor()
+
+    def _factor(self) -> LinearSolver:
+        """The solver of A at the loaded point."""
+        A = self._forms.update(self._forms.A)
+        if A.n_assemblies != self._factored:
+            self._solver.set_operator(A.mat)
+            self._factored = A.n_assemblies
+        return self._solver
+
+    def _newton(self) -> Newton:
+        return Newton(self._residual, self._linearize, self._solver.solve, self._newton_options)
+
+    def _solve_linear(self, u: dl.GenericVector) -> SolveReport:
+        """One Newton step from zero, whatever the guess."""
+        before = self._solver.n_factorizations
+        b = u.copy()
+        self._residual(u, b)
+        report = functools.partial(SolveReport, residual_assemblies=1, increment=1.0)
+        try:
+            self._factor().solve(u, b)
+        except SolveError as error:
+            raise ForwardSolveError(str(error), report(iterations=0, factorizations=1, reason=str(error))) from error
+        u *= -1.0
+        factorizations = self._solver.n_factorizations - before
+        if not np.isfinite(u.norm("l2")):
+            reason = "the solution is not finite (NaN or infinity)"
+            raise ForwardSolveError(reason, report(iterations=1, factorizations=factorizations, reason=reason))
+        return report(iterations=1, factorizations=factorizations, reason="linear problem")
+
+    def _solve_snes(self, u: dl.GenericVector) -> SolveReport:
+        forms, out = self._forms, u.copy()
+        before = forms.n_residuals, forms.A.n_assemblies
+
+        def load(X: PETSc.Vec) -> None:
+            set_owned_values(u, X.getArray(readonly=True))
+            forms.load(STATE, u)
+
+        def residual(_, X: PETSc.Vec, F: PETSc.Vec) -> None:
+            load(X)
+            forms.residual(out)
+            F.getArray()[:] = owned_values(out)
+
+        def jacobian(_, X: PETSc.Vec, *__) -> None:
+            load(X)
+            self._factor()
+
+        load_now = owned_values(u)
+        forms.load(STATE, u)
+        self._factor()
+        X, F = forms.A.mat.createVecs()
+        X.getArray()[:] = load_now
+        snes = PETSc.SNES().create(u.mpi_comm())
+        snes.setFunction(residual, F)
+        snes.setJacobian(jacobian, forms.A.mat)
+        snes.setKSP(self._solver.ksp)
+        # the step measures the error before it; quadratic convergence makes the error after it about 1e-16
+        options = self._newton_options
+        snes.setTolerances(rtol=1e-15, atol=1e-50, stol=1e-8, max_it=options.max_iterations)
+        snes.setOptionsPrefix(self._options_prefix or "")
+        snes.setFromOptions()
+        try:
+            snes.solve(None, X)
+            code, iterations = snes.getConvergedReason(), snes.getIterationNumber()
+            step = snes.getSolutionUpdate().norm() / max(X.norm(), 1e-300)
+        except PETSc.Error:
+            code, iterations, step = -3, snes.getIterationNumber(), np.inf
+        set_owned_values(u, X.getArray(readonly=True))
+        for thing in (snes, X, F):
+            thing.destroy()
+        report = SolveReport(
+            iterations, forms.n_residuals - before[0], forms.A.n_assemblies - before[1], _SNES_REASONS[code], step
+        )
+        if code <= 0 or not np.isfinite(u.norm("l2")):
+            raise ForwardSolveError(f"SNES stopped after {iterations} iterations: {report.reason}.", report)
+        return report
+
+    # ---- adjoint, gradient, linearisation -----------------------------------------------
+
+    def _load(self, point: list) -> None:
+        """Make `point`, [u, m, p] or [u, m], the one at which everything is assembled."""
+        if self._loaded is not point:
+            for i, x in enumerate(point):
+                self._forms.load(i, x)
+            self._loaded = point
+
+    def solveAdj(self, adj: dl.GenericVector, x: list, adj_rhs: dl.GenericVector) -> None:
+        self.n_calls["adjoint"] += 1
+        self._load([x[STATE], x[PARAMETER]])
+        self._factor().solve_transposed(adj, adj_rhs)
+
+    def evalGradientParameter(self, x: list, out: dl.GenericVector) -> None:
+        self._load([x[STATE], x[PARAMETER], x[ADJOINT]])
+        self._forms.gradient(out)
+
+    def setLinearizationPoint(self, x: list, gauss_newton_approx: bool) -> None:
+        self.linearization += 1
+        self._gauss_newton = gauss_newton_approx
+        self._point = [x[i].copy() for i in (STATE, PARAMETER, ADJOINT)]
+
+    def solveIncremental(self, out: dl.GenericVector, rhs: dl.GenericVector, is_adj: bool) -> None:
+        self.n_calls["incremental_adjoint" if is_adj else "incremental_forward"] += 1
+        solver = self._linearized_solver()
+        (solver.solve_transposed if is_adj else solver.solve)(out, rhs)
+
+    def solve_block(self, rhs: PETSc.Mat, *, is_adj: bool) -> PETSc.Mat:
+        """Incremental solves for all columns of a dense matrix (dU, k) at once.
+
+        Raises
+        ------
+        SolveError
+            If a solve fails.
+        """
+        self.n_calls["incremental_adjoint" if is_adj else "incremental_forward"] += rhs.getSize()[1]
+        return self._linearized_solver().solve_block(rhs, transposed=is_adj)
+
+    def _linearized_solver(self) -> LinearSolver:
+        self._linearized("A")
+        return self._factor()
+
+    def parameter_derivative(self) -> PETSc.Mat:
+        """C (dU, dM) at the linearisation point, as PETSc's matrix; valid until something else is assembled."""
+        return self._linearized("C").mat
+
+    def apply_ij(self, i: int, j: int, dir: dl.GenericVector, out: dl.GenericVector) -> None:
+        name = _BLOCKS[max(i, j), min(i, j)]
+        matrix = self._second(name) if name.startswith("W") else self._matrix(name)
+        if matrix is None:
+            out.zero()
+        elif i >= j:
+            matrix.mult(dir, out)
+        else:
+            matrix.transpmult(dir, out)
