@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODELS = ("confusion", "poisson", "vector", "mixed", "linear")
+MODELS = (
+    "confusion",
+    "hyperelasticity",
+    "poisson",
+    "vector",
+    "mixed",
+    "linear",
+    "accelerated_vector",
+    "accelerated_mixed",
+)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import numpy as np
 
 import hippylib_dino as hd
 from applications import confusion as confusion_application
+from applications import hyperelasticity as hyperelasticity_application
 from applications import poisson as poisson_application
 
 dl.set_log_level(dl.LogLevel.ERROR)
@@ -18,6 +19,13 @@ def sensors(n):
 def confusion(comm):
     """Nonlinear, scalar P1."""
     return confusion_application.build(comm, mesh_size=16)
+
+
+def hyperelasticity(comm):
+    """Nonlinear, vector P1, from an energy; 100 observables."""
+    # on fewer cells sensors share a cell with the clamped edge, and hIPPYlib's `solveAdj` leaves the
+    # adjoint's right-hand side on that edge: the gradient of the misfit is then wrong
+    return hyperelasticity_application.build(comm, mesh_size=10)
 
 
 def poisson(comm):
@@ -79,6 +87,27 @@ def linear(comm):
     prior = hp.BiLaplacianPrior(space, 0.2, 1.0, mean=mean, robin_bc=True, solver_type="lu")
     misfit = hp.DiscreteStateObservation(hp.assemblePointwiseObservation(space, sensors(3)), noise_variance=1e-4)
     return hd.JacobianModel(pde, prior, misfit)
+
+
+def accelerated(model, **options):
+    """The same inverse problem with an accelerated PDE."""
+    pde = hd.AcceleratedVariationalProblem.from_problem(model.problem, **options)
+    return hd.JacobianModel(pde, model.prior, model.misfit)
+
+
+def accelerated_vector(comm):
+    return accelerated(vector(comm))
+
+
+def accelerated_mixed(comm):
+    return accelerated(mixed(comm))
+
+
+def plain(model):
+    """The same inverse problem with hIPPYlib's own PDE."""
+    pde = model.problem
+    stock = hp.PDEVariationalProblem(pde.Vh, pde.varf_handler, pde.bc, pde.bc0, is_fwd_linear=pde.is_fwd_linear)
+    return hd.JacobianModel(stock, model.prior, model.misfit)
 
 
 def observe_truth(model, seed=11):

@@ -9,7 +9,18 @@ from hippylib_dino.modeling import cost_rates, observable_rates
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.modeling.verify import STEPS
 
-NAMES = ("confusion", "poisson", "vector", "mixed", "linear", "confusion surrogate", "linear surrogate")
+NAMES = (
+    "confusion",
+    "hyperelasticity",
+    "poisson",
+    "vector",
+    "mixed",
+    "linear",
+    "accelerated_vector",
+    "accelerated_mixed",
+    "confusion surrogate",
+    "linear surrogate",
+)
 CURVED = tuple(n for n in NAMES if not n.startswith("linear"))
 
 

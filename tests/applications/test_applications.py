@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-APPLICATIONS = ("confusion", "poisson")
+APPLICATIONS = ("confusion", "hyperelasticity", "poisson")
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,0 +1,3 @@
+from applications.hyperelasticity.model import build
+
+__all__ = ["build"]
