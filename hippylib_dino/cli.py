@@ -26,7 +26,7 @@ ModelPath = Annotated[Path, typer.Argument(help="File of a trained DINO.")]
 MeshSize = Annotated[int | None, typer.Option(help="Passed to build() as mesh_size; default the application's own.")]
 
 
-def _build(application: str, mesh_size: int | None):
+def _build(application: str, mesh_size: int | None, ranks_per_sample: int = 1):
     """The application's model on this run's sample communicator."""
     import dolfin as dl
 
@@ -42,7 +42,8 @@ def _build(application: str, mesh_size: int | None):
         ) from error
     if not hasattr(module, "build"):
         raise InputError(f"APPLICATION: module {application!r} has no function build(comm, ...) -> JacobianModel.")
-    return module.build(sample_communicator(), **({} if mesh_size is None else {"mesh_size": mesh_size}))
+    comm = sample_communicator(ranks_per_sample)
+    return module.build(comm, **({} if mesh_size is None else {"mesh_size": mesh_size}))
 
 
 def _show(title: str, rows: dict) -> None:
@@ -66,17 +67,23 @@ def generate(
     output_basis: str = "derivative",
     mesh_size: MeshSize = None,
     seed: int = 0,
-    resume: Annotated[bool, typer.Option(help="Continue the dataset that is there.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue the dataset that is there, or append to it.")] = False,
+    repair: Annotated[bool, typer.Option(help="With --resume: solve damaged samples again.")] = False,
+    reuse: Annotated[Path | None, typer.Option(help="Dataset with full Jacobians to project from.")] = None,
     store_full: Annotated[bool, typer.Option(help="Keep full parameters and Jacobians as well.")] = False,
+    initial_guess: Annotated[str, typer.Option(help="auto, mean, linearized, nearest or regression.")] = "auto",
+    retry: Annotated[str | None, typer.Option(help='"continuation" for solves that fail.')] = None,
+    ranks_per_sample: Annotated[int, typer.Option(help="MPI ranks that share one mesh.")] = 1,
     max_failures: int = 10,
 ) -> None:
     """Generate a dataset; also under mpirun."""
     from mpi4py import MPI
 
+    from hippylib_dino.data import Dataset
     from hippylib_dino.data import generate as run
 
     dataset = run(
-        _build(application, mesh_size),
+        _build(application, mesh_size, ranks_per_sample),
         path,
         n_samples=n_samples,
         n_validation=n_validation,
@@ -88,7 +95,11 @@ def generate(
         output_basis=output_basis,
         seed=seed,
         resume=resume,
+        repair=repair,
+        reuse=None if reuse is None else Dataset.open(reuse),
         store_full=store_full,
+        initial_guess=initial_guess,
+        retry=retry,
         max_failures=max_failures,
     )
     if MPI.COMM_WORLD.rank == 0:
@@ -169,21 +180,24 @@ def map_point(
 
 @app.command()
 def info(path: Annotated[Path, typer.Argument(help="Dataset directory or DINO file.")]) -> None:
-    """What a dataset or a DINO holds."""
-    from hippylib_dino.data import Dataset
+    """Progress, failures, speed and provenance of a dataset; what a DINO holds."""
+    from hippylib_dino.data import Dataset, report
     from hippylib_dino.network import DINO
 
     if path.is_dir():
-        dataset = Dataset.open(path)
-        plan = dataset.attributes["plan"]
-        status = dataset.status
-        rows = {"done": int((status == 1).sum()), "pending": int((status == 0).sum()), "failed": len(dataset.failures)}
-        reasons = {f"failure {f['index']}": f["reason"] for f in dataset.failures[:10]}
-        _show(str(path), {**rows, **{k: str(v) for k, v in plan.items()}, **dataset.attributes["versions"], **reasons})
+        _show(str(path), report(Dataset.open(path)))
     else:
         dino = DINO.load(path)
         training = {k: str(v) for k, v in dino.training.items() if k != "history"}
         _show(str(path), {"network": repr(dino), "input basis": dino.input_basis.kind, **training})
+
+
+@app.command()
+def verify(path: DatasetPath) -> None:
+    """Read a dataset once; name what is damaged."""
+    from hippylib_dino.data import Dataset
+
+    print(f"{path}: {Dataset.open(path).verify()} good samples")
 
 
 def main() -> None:

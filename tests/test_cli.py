@@ -20,7 +20,8 @@ def test_whole_path_by_command_line(tmp_path):
         (f"train {data} {model} --epochs 2", "DINO(81 -> 6"),
         (f"evaluate {model} {data}", "jacobian"),
         (f"map applications.poisson {model} --mesh-size 8 --output {tmp_path / 'map.xdmf'}", "Newton iterations"),
-        (f"info {data}", "n_train"),
+        (f"info {data}", "none of 7 failed"),
+        (f"verify {data}", "7 good samples"),
         (f"info {model}", "formulation"),
     )
     for command, expected in steps:

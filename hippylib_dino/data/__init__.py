@@ -1,8 +1,9 @@
 """Training data: random streams, generation under MPI, the dataset on disk."""
 
 from hippylib_dino.data.dataset import Dataset, Samples
+from hippylib_dino.data.report import bias_of_failures, report
 
-__all__ = ["Dataset", "Samples", "draw_parameter", "generate"]
+__all__ = ["Dataset", "Samples", "bias_of_failures", "draw_parameter", "generate", "report"]
 
 
 def __getattr__(name: str):

@@ -8,23 +8,36 @@ One chunk holds one sample of one array; a sample counts once its status is writ
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from hippylib_dino.errors import DatasetError, InputError
+from hippylib_dino.data.plan import SPLITS, Plan
+from hippylib_dino.errors import DatasetError, InputError, RankError
 from hippylib_dino.reduction.basis import Basis
 
 FORMAT = "hippylib_dino dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PENDING, DONE, FAILED = 0, 1, 2
-SPLITS = ("train", "validation", "test")
-SAMPLE_ARRAYS = ("x", "y", "reduced_jacobian", "observable", "observable_energy", "jacobian_energy")
+SAMPLE_ARRAYS = (
+    "x",
+    "y",
+    "reduced_jacobian",
+    "observable",
+    "observable_energy",
+    "observable_residual",
+    "jacobian_energy",
+)
 FULL_ARRAYS = ("m", "jacobian")
 BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
+SCRATCH = "basis_samples"  # what the first pass keeps until there are bases and all samples are projected on them
+_REPAIR = "Restore the file, or solve such samples again with hd.generate(..., resume=True, repair=True)."
 
 
 @dataclass(frozen=True)
@@ -40,21 +53,24 @@ class Samples:
     y : (n, rQ)
         Latent observables, in noise standard deviations.
     reduced_jacobian : (n, rQ, rM)
-    observable : (n, dQ)
-        q, in the observable's units.
     observable_energy : (n,)
         ‖q‖² in the noise-precision norm.
     jacobian_energy : (n,)
         ‖Γ^-½ J R^-½‖²_HS = tr(Γ⁻¹ J R⁻¹ Jᵀ) of the full Jacobian.
+    observable : (n, dQ), optional
+        q, in the observable's units; None where it is the whole state.
+    observable_residual : (n,), optional
+        ‖q - q̄ - Φy‖² in the noise-precision norm, where the observable is the whole state.
     """
 
     index: np.ndarray
     x: np.ndarray
     y: np.ndarray
     reduced_jacobian: np.ndarray
-    observable: np.ndarray
     observable_energy: np.ndarray
     jacobian_energy: np.ndarray
+    observable: np.ndarray | None = None
+    observable_residual: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -78,6 +94,7 @@ class Dataset:
         self._group = group
         self.path = path
         self.attributes = dict(group.attrs)
+        self._ranks: tuple[int, int] | None = None  # of a truncated view
 
     @classmethod
     def open(cls, path: str | Path) -> Dataset:
@@ -103,10 +120,11 @@ class Dataset:
             ) from error
         if attributes.get("format") != FORMAT:
             raise DatasetError(f"path: {str(path)!r} is a Zarr group, but not a {FORMAT}.")
-        if attributes["format_version"] > FORMAT_VERSION:
+        version = attributes["format_version"]
+        if version != FORMAT_VERSION:
+            remedy = "upgrade hippylib_dino" if version > FORMAT_VERSION else "generate again with this one"
             raise DatasetError(
-                f"path: {str(path)!r} has format version {attributes['format_version']}, this package reads up to "
-                f"{FORMAT_VERSION}; upgrade hippylib_dino."
+                f"path: {str(path)!r} has format version {version}, this package reads {FORMAT_VERSION}; {remedy}."
             )
         return cls(group, path)
 
@@ -115,6 +133,26 @@ class Dataset:
     def _array(self, name: str) -> zarr.Array:
         return self._group[name]
 
+    @property
+    def plan(self) -> Plan:
+        """What the dataset is to hold, and which samples belong to which split."""
+        plan = Plan.from_attributes(self.attributes["plan"])
+        if self._ranks is None:
+            return plan
+        return replace(plan, input_rank=self._ranks[0], output_rank=self._ranks[1])
+
+    @property
+    def sample_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that have a row for each sample."""
+        return tuple(name for name in (*SAMPLE_ARRAYS, *FULL_ARRAYS, "work", "status") if name in self._group)
+
+    def _checked_arrays(self) -> tuple[str, ...]:
+        """The arrays that every finished sample must have whole; a lost one is an error when it is read."""
+        state = self.attributes["observable"] == "state"
+        without = {"observable"} if state else {"observable_residual"}
+        full = FULL_ARRAYS if self.plan.store_full else ()
+        return (*(name for name in SAMPLE_ARRAYS if name not in without), *full)
+
     def _read(self, name: str, index: np.ndarray) -> np.ndarray:
         """Rows `index` of an array; damaged or missing chunks are an error that names sample and array."""
         try:
@@ -122,35 +160,57 @@ class Dataset:
             values = array.oindex[index] if len(index) else array[:0]
         except Exception as error:  # zarr raises whatever its codec raises: checksum, zstd, OS errors
             raise DatasetError(self._damage(name, index, error)) from error
-        if np.issubdtype(values.dtype, np.floating):
-            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-            if not finite.all():
-                raise DatasetError(
-                    f"{self.path}: sample {index[~finite][0]} of array {name!r} is missing or not finite although it "
-                    "counts as done. Restore the file, or delete the dataset and generate again."
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+        if not finite.all():
+            raise DatasetError(
+                f"{self.path}: sample {index[~finite][0]} of array {name!r} is missing or not finite although it "
+                f"counts as done. {_REPAIR}"
+            )
+        return values if self._ranks is None else self._truncated(name, values, index)
+
+    def _truncated(self, name: str, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        inputs, outputs = self._ranks or (None, None)
+        if name == "observable_residual":  # what the cut coordinates held joins what the basis had left
+            return values + (Dataset(self._group, self.path)._read("y", index)[:, outputs:] ** 2).sum(axis=1)
+        cuts = {"x": np.s_[:, :inputs], "y": np.s_[:, :outputs], "reduced_jacobian": np.s_[:, :outputs, :inputs]}
+        return values[cuts[name]] if name in cuts else values
+
+    def truncate(self, input_rank: int, output_rank: int) -> Dataset:
+        """The same samples in the leading vectors of the bases: a view, nothing is written.
+
+        Bases are ordered by their eigenvalues, so these are the bases of the smaller ranks.
+
+        Raises
+        ------
+        RankError
+            If a rank is not in 1 .. the rank that is stored.
+        """
+        for name, rank in (("input_rank", input_rank), ("output_rank", output_rank)):
+            limit = getattr(self.plan, name)
+            if not 1 <= rank <= limit:
+                raise RankError(
+                    f"{name}: expected 1 .. {limit}, which {self.path} holds, got {rank}. For wider bases generate "
+                    "with reuse=this dataset, if it was stored with store_full=True."
                 )
-        return values
+        view = Dataset(self._group, self.path)
+        view._ranks = (input_rank, output_rank)
+        return view
 
     def _damage(self, name: str, index: np.ndarray, error: Exception) -> str:
         for i in index:
             try:
                 self._array(name)[int(i)]
             except Exception as first:  # noqa: BLE001  as above
-                return (
-                    f"{self.path}: sample {int(i)} of array {name!r} is damaged ({first}). "
-                    "Restore the file, or delete the dataset and generate again."
-                )
+                return f"{self.path}: sample {int(i)} of array {name!r} is damaged ({first}). {_REPAIR}"
         return f"{self.path}: array {name!r} could not be read: {error}"
 
     @property
     def status(self) -> np.ndarray:
         """(N,): 0 pending, 1 done, 2 failed."""
         try:
-            return self._array("status")[:]
-        except Exception as error:  # as in _read
-            raise DatasetError(
-                f"{self.path}: the array 'status' is damaged ({error}). Restore it from a backup."
-            ) from error
+            return self._array("status")[: self.plan.n_total]
+        except Exception as error:
+            raise DatasetError(f"{self.path}: the array 'status' is damaged ({error}). {_REPAIR}") from error
 
     @property
     def has_bases(self) -> bool:
@@ -159,7 +219,7 @@ class Dataset:
 
     @property
     def noise_covariance(self) -> np.ndarray:
-        """Γ at the time of generation: (), (dQ,) or (dQ, dQ)."""
+        """Γ at the time of generation: (), (dQ,) or (dQ, dQ); of a whole state the factor () of its mass matrix."""
         return self._whole("bases/noise_covariance")
 
     @property
@@ -186,13 +246,13 @@ class Dataset:
         return self._read("reduced_jacobian", self._done())
 
     def split(self, part: str, n: int | None = None) -> Samples:
-        """Samples of "train", "validation" or "test", which are ranges of the index.
+        """Samples of "train", "validation" or "test".
 
         Parameters
         ----------
         part : str
         n : int, optional
-            The first `n` of them; default all.
+            The first `n` of them; default all.  Samples that were appended later come last.
 
         Raises
         ------
@@ -201,14 +261,10 @@ class Dataset:
         """
         if part not in SPLITS:
             raise InputError(f"part: expected one of {SPLITS}, got {part!r}.")
-        first = 0
-        for name in SPLITS:
-            last = first + self.attributes["plan"][f"n_{name}"]
-            if name == part:
-                break
-            first = last
-        done = self._done()
-        index = done[(done >= first) & (done < last)]
+        members = np.zeros(self.plan.n_total, dtype=bool)
+        for name, first, count in self.plan.segments:
+            members[first : first + count] |= name == part
+        index = np.flatnonzero(members & (self.status == DONE))
         if n is not None:
             if not 1 <= n <= len(index):
                 raise InputError(
@@ -216,7 +272,8 @@ class Dataset:
                     "Generate more, or ask for fewer."
                 )
             index = index[:n]
-        return Samples(index, **{name: self._read(name, index) for name in SAMPLE_ARRAYS})
+        names = [name for name in self._checked_arrays() if name not in FULL_ARRAYS]
+        return Samples(index, **{name: self._read(name, index) for name in names})
 
     def full(self, name: str, index: np.ndarray) -> np.ndarray:
         """Full parameters "m" (n, dM) or Jacobians "jacobian" (n, dQ, dM), canonical dof order.
@@ -230,15 +287,35 @@ class Dataset:
             raise InputError(f"name: {self.path} has no array {name!r}; generate with store_full=True to keep it.")
         return self._read(name, np.asarray(index))
 
+    @property
+    def work(self) -> dict[str, np.ndarray]:
+        """What each finished sample cost: "seconds" (N,) and "newton_iterations" (N,), -1 where not known."""
+        values = self._read("work", self._done())
+        return {name: values[:, column] for column, name in enumerate(self.attributes["work"])}
+
     # ---- bases and provenance ------------------------------------------------------------
 
-    def _basis(self, name: str) -> Basis:
+    def basis(self, name: str) -> Basis:
+        """The "input" or the "output" basis.
+
+        Raises
+        ------
+        DatasetError
+            If it is not computed yet, or damaged.
+        """
         if not self.has_bases:
             raise DatasetError(
                 f"{self.path}: the {name} basis is not computed yet; finish hd.generate(..., resume=True)."
             )
+        return self.stored_basis(name)
+
+    def stored_basis(self, name: str) -> Basis:
+        """A basis that is on disk, though the other may not be yet."""
         arrays = {key: self._whole(f"bases/{name}/{key}") for key in BASIS_ARRAYS}
         attributes = self._group[f"bases/{name}"].attrs
+        if self._ranks is not None:
+            rank = self._ranks[0] if name == "input" else self._ranks[1]
+            arrays.update({key: arrays[key][:, :rank] for key in ("decoder", "encoder")})
         return Basis(**arrays, kind=attributes["kind"], inner_product=attributes["inner_product"])
 
     def _whole(self, name: str) -> np.ndarray:
@@ -256,22 +333,83 @@ class Dataset:
     @property
     def input_basis(self) -> Basis:
         """Ψ and RΨ, rows in canonical dof order."""
-        return self._basis("input")
+        return self.basis("input")
 
     @property
     def output_basis(self) -> Basis:
         """Φ and Γ⁻¹Φ."""
-        return self._basis("output")
+        return self.basis("output")
 
     @property
     def fingerprint(self) -> dict:
         """Of the problem that generated it; see `hippylib_dino.modeling.fingerprint`."""
         return self.attributes["fingerprint"]
 
+    def _failure_files(self) -> list[dict]:
+        return [json.loads(f.read_text()) for f in sorted((self.path / "failures").glob("sample-*.json"))]
+
     @property
     def failures(self) -> list[dict]:
-        """Failed samples: index, seed and reason."""
-        return [json.loads(f.read_text()) for f in sorted((self.path / "failures").glob("sample-*.json"))]
+        """Samples without a solution: "index", "seed", "reason", and "retried" where a second way failed as well."""
+        return [record for record in self._failure_files() if "solved by" not in record]
+
+    @property
+    def rescued(self) -> list[dict]:
+        """Samples whose first solve failed and a retry did not: "index", "seed", "reason", "solved by"."""
+        return [record for record in self._failure_files() if "solved by" in record]
+
+    def failed_parameter(self, index: int) -> np.ndarray:
+        """Parameter (dM,) of a failed sample, canonical dof order, to replay the solve.
+
+        Raises
+        ------
+        InputError
+            If sample `index` has not failed.
+        """
+        file = self.path / "failures" / f"sample-{index:08d}.npy"
+        if not file.exists():
+            failed = [record["index"] for record in self.failures]
+            raise InputError(f"index: sample {index} of {self.path} has not failed; failed are {failed}.")
+        return np.load(file)
+
+    @property
+    def runs(self) -> list[dict]:
+        """The runs that wrote this dataset: start, ranks, samples solved, seconds."""
+        return [json.loads(f.read_text()) for f in sorted((self.path / "runs").glob("*.json"))]
+
+    # ---- integrity -----------------------------------------------------------------------
+
+    def damaged(self) -> dict[int, str]:
+        """Samples that cannot be read whole, with the reason; reads everything once.
+
+        ``hd.generate(..., resume=True, repair=True)`` solves these again, and only these.
+
+        Raises
+        ------
+        DatasetError
+            If a basis is damaged, which no sample can be projected on again.
+        """
+        for name in ("input", "output"):
+            self.basis(name)
+        self._whole("bases/noise_covariance")
+        found: dict[int, str] = {}
+        for i in range(self.plan.n_total):
+            try:
+                status = int(self._array("status")[i])
+            except Exception as error:  # noqa: BLE001  as in _read
+                found[i] = f"{self.path}: sample {i} of array 'status' is damaged ({error}). {_REPAIR}"
+                continue
+            if status == PENDING and SCRATCH not in self._group:
+                found[i] = (
+                    f"{self.path}: sample {i} of array 'status' is missing, since the run had finished. {_REPAIR}"
+                )
+            elif status == DONE:
+                try:
+                    for name in self._checked_arrays():
+                        self._read(name, np.array([i]))
+                except DatasetError as error:
+                    found[i] = str(error)
+        return found
 
     def verify(self) -> int:
         """Read everything once; checksums and completeness.
@@ -284,28 +422,35 @@ class Dataset:
         Raises
         ------
         DatasetError
-            Naming the first damaged array and sample.
+            Naming the first damaged array and sample, and how many are damaged.
         """
-        for name in ("input", "output"):
-            self._basis(name)
-        self._whole("bases/noise_covariance")
-        if not self.complete and "basis_samples" not in self._group:
-            raise DatasetError(
-                f"{self.path}: sample {int(np.argmin(self.status))} of array 'status' is missing, since the run had "
-                "finished. Solve again what is missing with hd.generate(..., resume=True)."
-            )
-        done = self._done()
-        for name in (*SAMPLE_ARRAYS, *(FULL_ARRAYS if self.attributes["plan"]["store_full"] else ())):
-            for i in done:
-                self._read(name, np.array([i]))
-        return len(done)
+        found = self.damaged()
+        if found:
+            first = next(iter(found.values()))
+            others = f" In all {len(found)} samples are damaged: {sorted(found)}." if len(found) > 1 else ""
+            raise DatasetError(first + others)
+        return len(self._done())
 
     def __repr__(self) -> str:
-        plan, status = self.attributes["plan"], self.status
+        plan, status = self.plan, self.status
         return (
             f"Dataset({str(self.path)!r}: {(status == DONE).sum()} of {len(status)} samples done, "
-            f"{(status == FAILED).sum()} failed, ranks {plan['input_rank']} x {plan['output_rank']})"
+            f"{(status == FAILED).sum()} failed, ranks {plan.input_rank} x {plan.output_rank})"
         )
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside, then move it into place: whoever reads sees the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as stream:
+        write(stream)
+    os.replace(partial, path)
+
+
+def write_record(group: zarr.Group, index: int, record: dict[str, np.ndarray]) -> None:
+    """Store arrays of one sample; its status is written by whoever calls, after this."""
+    for name, values in record.items():
+        group[name][index] = values
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dims: tuple[str, ...], dtype="f8") -> zarr.Array:

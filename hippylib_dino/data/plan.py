@@ -1,18 +1,23 @@
-"""What a dataset is to hold, and whether that can be."""
+"""What a dataset is to hold, whether that can be, and which samples belong to which split."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from hippylib_dino.errors import InputError, RankError
+from hippylib_dino.errors import DatasetError, InputError, RankError
 
+SPLITS = ("train", "validation", "test")
 # what may still change while no basis is computed
 BASIS_CHOICES = ("input_rank", "output_rank", "input_basis", "output_basis")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a dataset is to hold; stored with it, and the same again for a resumed run."""
+    """What a dataset is to hold; stored with it, and the same again for a resumed run.
+
+    Samples are numbered; a segment [split, first, count] gives a range of numbers to a split.  More samples are
+    appended as new segments, so that a number never changes its split.
+    """
 
     n_train: int
     n_validation: int
@@ -24,11 +29,52 @@ class Plan:
     output_basis: str
     seed: int
     store_full: bool
+    segments: tuple[tuple[str, int, int], ...] = ()
+
+    @classmethod
+    def from_attributes(cls, stored: dict) -> Plan:
+        """The plan that `to_attributes` wrote."""
+        return cls(**{**stored, "segments": tuple((split, first, count) for split, first, count in stored["segments"])})
+
+    def to_attributes(self) -> dict:
+        """For JSON."""
+        return asdict(self)
 
     @property
     def n_total(self) -> int:
         """Samples of all three splits."""
         return self.n_train + self.n_validation + self.n_test
+
+    def with_segments(self, before: tuple[tuple[str, int, int], ...] = ()) -> Plan:
+        """This plan with `before`'s segments, and behind them what is new."""
+        segments = list(before)
+        for split in SPLITS:
+            new = getattr(self, f"n_{split}") - sum(count for name, _, count in before if name == split)
+            if new:
+                segments.append((split, sum(count for _, _, count in segments), new))
+        return replace(self, segments=tuple(segments))
+
+    def appended_to(self, stored: Plan, what: str) -> Plan:
+        """This plan, where it only adds samples to `stored`.
+
+        Raises
+        ------
+        DatasetError
+            If anything else differs, or a split would shrink; `what` names the dataset.
+        """
+        counts = tuple(f"n_{split}" for split in SPLITS)
+        different = [
+            key
+            for key, was in asdict(stored).items()
+            if key != "segments" and (getattr(self, key) < was if key in counts else getattr(self, key) != was)
+        ]
+        if different:
+            changes = "; ".join(f"{key} was {getattr(stored, key)}, is {getattr(self, key)}" for key in different)
+            raise DatasetError(
+                f"path: {what} was planned otherwise: {changes}. Resume with the same numbers or with more samples. "
+                "For other ranks or bases choose another directory, with reuse=this dataset if it has full Jacobians."
+            )
+        return self.with_segments(stored.segments)
 
     def check(self, n_parameters: int, n_observables: int) -> None:
         """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data."""

@@ -119,7 +119,7 @@ class DINO:
         values = np.array([value for value, _ in predictions])
         jacobians = np.array([jacobian for _, jacobian in predictions])
         errors = relative_errors(samples, values, jacobians, self.input_basis, self.output_basis)
-        if dataset.attributes["plan"]["store_full"]:
+        if dataset.plan.store_full:
             errors["jacobian_dof_frobenius"] = self._dof_frobenius(dataset, samples.index, jacobians)
         return errors
 

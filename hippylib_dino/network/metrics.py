@@ -44,7 +44,7 @@ def relative_errors(
     Returns
     -------
     dict
-        ``observable``: ‖q̂ - q‖/‖q‖ of the full observable.
+        ``observable``: ‖q̂ - q‖/‖q‖ of the full observable; of a whole state in its mass norm.
         ``jacobian``: of the **full** Jacobian.
         ``reduced_jacobian``: ‖∂f - J_r‖/‖J_r‖.
         ``observable_truncation``, ``jacobian_truncation``: the share of the bases, that no network can undo.
@@ -60,25 +60,36 @@ def relative_errors(
         If a reduced Jacobian is larger than the full one it is said to come from.
     """
     J, dJ = samples.reduced_jacobian, jacobians - samples.reduced_jacobian
-    q_norm = _squares(samples.observable)
+    observable, truncation = _observable_errors(samples, values, output_basis)
     full_energy = samples.jacobian_energy
     if (_squares(J) > full_energy * (1 + 1e-6)).any():
         raise InputError(
             "samples: reduced Jacobians are larger than the full ones; bases and samples do not belong together."
         )
     cut_off = np.maximum(full_energy - _squares(J), 0.0)  # above zero but for rounding
-    projected = output_basis.decode(samples.y)
     errors = {
-        "observable": relative(_squares(output_basis.decode(values) - samples.observable), q_norm),
+        "observable": observable,
         "jacobian": relative(cut_off + _squares(dJ), full_energy),
         "reduced_jacobian": relative(_squares(dJ), _squares(J)),
-        "observable_truncation": relative(_squares(projected - samples.observable), q_norm),
+        "observable_truncation": truncation,
         "jacobian_truncation": relative(cut_off, full_energy),
     }
     errors.update(_hessian_errors(J, dJ))
     if len(samples) > 1:
         errors.update(_gradient_errors(samples, values, jacobians, input_basis))
     return errors
+
+
+def _observable_errors(samples: Samples, values: np.ndarray, output_basis: Basis) -> tuple[float, float]:
+    """Relative errors of the full observable: of the prediction, and of what the basis cuts off."""
+    if samples.observable_residual is not None:
+        residual, energy = samples.observable_residual, samples.observable_energy
+        return relative(residual + _squares(values - samples.y), energy), relative(residual, energy)
+    if samples.observable is None:
+        raise InputError("samples: have neither observables nor residuals; take them from Dataset.split.")
+    norms = _squares(samples.observable)
+    predicted, projected = (_squares(output_basis.decode(y) - samples.observable) for y in (values, samples.y))
+    return relative(predicted, norms), relative(projected, norms)
 
 
 def _hessian_errors(J: np.ndarray, dJ: np.ndarray) -> dict[str, float]:

@@ -10,9 +10,11 @@ import scipy.linalg as sla
 Block = np.ndarray
 Operator = Callable[[Block], Block]
 
+EQUAL = 1e-6  # relative: of eigenvalues that differ by less, rounding turns the vectors by 1e-10 or more
+
 
 def orthonormalize(Y: Block, R: Operator, reduce: Callable = lambda a: a) -> tuple[Block, Block]:
-    """R-orthonormalise the columns of Y; return (Q, R Q).
+    """An R-orthonormal basis Q of the span of Y's columns, in no particular order; return (Q, R Q).
 
     Cholesky QR, repeated because one pass loses half the digits, after scaling the columns.
 
@@ -45,7 +47,6 @@ def generalized_eigenpairs(
     R_inverse: Operator,
     start: Block,
     *,
-    rank: int,
     reduce: Callable = lambda a: a,
     power_iterations: int = 1,
 ) -> tuple[np.ndarray, Block, Block]:
@@ -58,17 +59,15 @@ def generalized_eigenpairs(
     ----------
     H, R, R_inverse : operators on blocks (n_owned, k)
         H symmetric positive semidefinite from primal to dual, R the inner product.
-    start : (n_owned, rank + oversampling)
-        Random directions.
-    rank : int
-        Pairs to return.
+    start : (n_owned, k)
+        Random directions, some more than are wanted.
     reduce : sum of a small matrix over the ranks that share the rows
     power_iterations : int
         Each one squares the decay that the randomized range finder sees.
 
     Returns
     -------
-    λ (k,) all Ritz values, descending; V (n_owned, rank) with VᵀRV = I; R V (n_owned, rank)
+    λ (k,) Ritz values, descending; V (n_owned, k) with VᵀRV = I; R V (n_owned, k)
     """
     Y = start
     for _ in range(1 + power_iterations):
@@ -77,5 +76,42 @@ def generalized_eigenpairs(
     T = reduce(Y.T @ H(Y))
     values, vectors = np.linalg.eigh(0.5 * (T + T.T))
     order = np.argsort(values)[::-1]
-    vectors = vectors[:, order[:rank]]
+    vectors = vectors[:, order]
     return np.maximum(values[order], 0.0), Y @ vectors, RY @ vectors
+
+
+def settle(values: np.ndarray, decoder: Block, encoder: Block, rank: int) -> tuple[Block, Block]:
+    """The first eigenvectors, with their signs fixed, and the rotation of those that share an eigenvalue.
+
+    An eigenproblem leaves these open, and rounding decides: the same problem on another partition of the mesh
+    would get other latent coordinates.  Here the first row of the decoder that is about as large as the largest
+    one becomes positive; in a shared eigenspace it becomes (+, 0, 0, ...), the next one (*, +, 0, ...).
+    "About", because symmetric domains have modes whose largest entries come in pairs of opposite sign.
+
+    Parameters
+    ----------
+    values : (n,), n ≥ k
+        Eigenvalues, descending.
+    decoder, encoder : (dim, k), k ≥ rank
+        All rows, in an order that does not depend on the partition; more columns than `rank`, so that an
+        eigenspace which `rank` cuts is whole here.
+    rank : int
+
+    Returns
+    -------
+    decoder, encoder : (dim, rank), new arrays
+    """
+    decoder, encoder = decoder.copy(), encoder.copy()
+    k = decoder.shape[1]
+    ends = 1 + np.flatnonzero(values[: k - 1] - values[1:k] > EQUAL * values[: k - 1])
+    for eigenspace in np.split(np.arange(k), ends):
+        if eigenspace[0] >= rank:
+            break
+        for start in range(len(eigenspace)):
+            columns = eigenspace[start:]
+            sizes = np.linalg.norm(decoder[:, columns], axis=1)
+            row = decoder[np.argmax(sizes > 0.9 * sizes.max()), columns]
+            turn = np.linalg.qr(np.column_stack([row, np.eye(len(row))]))[0]  # its first column along the row
+            turn[:, 0] *= np.sign(turn[:, 0] @ row)
+            decoder[:, columns], encoder[:, columns] = decoder[:, columns] @ turn, encoder[:, columns] @ turn
+    return decoder[:, :rank].copy(), encoder[:, :rank].copy()

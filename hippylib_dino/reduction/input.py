@@ -13,7 +13,7 @@ from hippylib_dino.errors import RankError
 from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values
 from hippylib_dino.reduction.basis import Basis
-from hippylib_dino.reduction.eigen import generalized_eigenpairs
+from hippylib_dino.reduction.eigen import generalized_eigenpairs, settle
 
 OVERSAMPLING = 10
 NEGLIGIBLE = 1e-13  # relative to the first eigenvalue: below it a vector is rounding, not information
@@ -61,12 +61,10 @@ def derivative_input_basis(
         return total / n_samples
 
     size = min(rank + OVERSAMPLING, limit)
-    values, decoder, encoder = generalized_eigenpairs(
-        H, R, R_inverse, _start(order, size, seed), rank=rank, reduce=reduce
-    )
+    values, decoder, encoder = generalized_eigenpairs(H, R, R_inverse, _start(order, size, seed), reduce=reduce)
     found = int((values > NEGLIGIBLE * values[0]).sum())
     _check_rank(rank, found, f"the mean of JᵀΓ⁻¹J over {n_samples} samples, numerically")
-    return _gathered(order, prior, decoder, encoder, values, "derivative")
+    return _gathered(order, prior, decoder, encoder, values, rank, "derivative")
 
 
 def kle_input_basis(prior, *, rank: int, seed: int = 0) -> Basis:
@@ -94,9 +92,9 @@ def kle_input_basis(prior, *, rank: int, seed: int = 0) -> Basis:
     # as (M, R) pencil: M φ = λ R φ has the same pairs, with φ R-orthonormal at once
     size = min(rank + 2 * OVERSAMPLING, order.dim)
     values, decoder, encoder = generalized_eigenpairs(
-        mass_of, R, R_inverse, _start(order, size, seed), rank=rank, reduce=reduce, power_iterations=3
+        mass_of, R, R_inverse, _start(order, size, seed), reduce=reduce, power_iterations=3
     )
-    return _gathered(order, prior, decoder, encoder, values, "kle")
+    return _gathered(order, prior, decoder, encoder, values, rank, "kle")
 
 
 def _operators(prior):
@@ -113,10 +111,11 @@ def _start(order: DofOrder, size: int, seed: int) -> np.ndarray:
     return order.from_array(np.random.default_rng(seed).standard_normal((order.dim, size)))
 
 
-def _gathered(order: DofOrder, prior, decoder, encoder, values, kind: str) -> Basis:
+def _gathered(order: DofOrder, prior, decoder, encoder, values, rank: int, kind: str) -> Basis:
+    decoder, encoder = settle(values, order.to_array(decoder), order.to_array(encoder), rank)
     return Basis(
-        decoder=order.to_array(decoder),
-        encoder=order.to_array(encoder),
+        decoder=decoder,
+        encoder=encoder,
         shift=order.to_array(owned_values(prior.mean)),
         eigenvalues=values,
         kind=kind,

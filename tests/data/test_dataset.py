@@ -109,7 +109,7 @@ def test_newer_format_is_named(copied):
     meta = json.loads((copied / "zarr.json").read_text())
     meta["attributes"]["format_version"] = 99
     (copied / "zarr.json").write_text(json.dumps(meta))
-    with pytest.raises(DatasetError, match="has format version 99, this package reads up to 1"):
+    with pytest.raises(DatasetError, match="has format version 99, this package reads 2; upgrade"):
         hd.Dataset.open(copied)
 
 

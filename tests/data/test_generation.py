@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import hippylib_dino as hd
+from hippylib_dino.data.solving import SampleSolver
 from hippylib_dino.errors import DatasetError, FingerprintError, GenerationError, InputError, RankError, SolveError
+from hippylib_dino.modeling import JacobianModel
 
 SMALL = {"n_samples": 4, "n_validation": 1, "n_test": 1, "input_rank": 6, "output_rank": 5, "progress": False}
 
@@ -93,7 +95,7 @@ def _cache_with_hippylib_only(target):
 
 def test_run_that_is_finished_is_not_repeated(models, tmp_path, monkeypatch):
     hd.generate(models["linear"], tmp_path / "d", **SMALL)
-    monkeypatch.setattr(models["linear"], "linearize", None)  # a solve would fail
+    monkeypatch.setattr(SampleSolver, "solve", None)  # a solve would fail
     d = hd.generate(models["linear"], tmp_path / "d", **SMALL, resume=True)
     assert d.complete
 
@@ -102,38 +104,37 @@ def test_run_that_is_finished_is_not_repeated(models, tmp_path, monkeypatch):
 def test_interrupted_run_resumes_to_the_same_dataset(models, tmp_path, monkeypatch, stop_after):
     model = models["vector"]
     whole = hd.generate(model, tmp_path / "whole", **SMALL)
-    calls, linearize = [], type(model).linearize
+    calls, solve = [], SampleSolver.solve
 
-    def interrupted(self, m):
+    def interrupted(self, index):
         calls.append(1)
         if len(calls) > stop_after:
             raise KeyboardInterrupt
-        return linearize(self, m)
+        return solve(self, index)
 
-    monkeypatch.setattr(type(model), "linearize", interrupted)
+    monkeypatch.setattr(SampleSolver, "solve", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hd.generate(model, tmp_path / "parts", **SMALL)
-    monkeypatch.setattr(type(model), "linearize", linearize)
+    monkeypatch.setattr(SampleSolver, "solve", solve)
     resumed = hd.generate(model, tmp_path / "parts", **SMALL, resume=True)
     np.testing.assert_array_equal(resumed.reduced_jacobian, whole.reduced_jacobian)
     assert resumed.complete
 
 
-def _failing(model, monkeypatch, bad):
-    """Make the solves number `bad` fail."""
-    calls, linearize = [], type(model).linearize
+def _failing(monkeypatch, bad):
+    """Make the first solve of the samples `bad` fail."""
+    solve = JacobianModel.solveState
 
-    def sometimes(self, m):
-        calls.append(1)
-        if len(calls) in bad:
+    def sometimes(self, m, guess=None):
+        if any((m - hd.data.draw_parameter(self.prior, 0, index)).norm("linf") == 0 for index in bad):
             raise SolveError("Newton gave up")
-        return linearize(self, m)
+        return solve(self, m, guess)
 
-    monkeypatch.setattr(type(model), "linearize", sometimes)
+    monkeypatch.setattr(JacobianModel, "solveState", sometimes)
 
 
 def test_failed_solves_are_recorded_and_left_out(models, tmp_path, monkeypatch):
-    _failing(models["vector"], monkeypatch, {2, 5})
+    _failing(monkeypatch, {1, 4})
     d = hd.generate(models["vector"], tmp_path / "d", **SMALL)
     assert d.verify() == 4
     assert d.complete
@@ -143,7 +144,7 @@ def test_failed_solves_are_recorded_and_left_out(models, tmp_path, monkeypatch):
 
 
 def test_too_many_failures_end_the_run(models, tmp_path, monkeypatch):
-    _failing(models["vector"], monkeypatch, {1, 2, 3})
+    _failing(monkeypatch, {0, 1, 2})
     with pytest.raises(GenerationError, match="2 solves failed, more than max_failures=1"):
         hd.generate(models["vector"], tmp_path / "d", **SMALL, max_failures=1)
 
@@ -206,9 +207,9 @@ def test_kill_while_the_bases_are_written_is_resumed(models, tmp_path, monkeypat
 
 
 def test_kill_while_the_dataset_is_made_leaves_nothing_in_the_way(models, tmp_path, monkeypatch):
-    import hippylib_dino.data.generation as generation
+    import hippylib_dino.data.directory as directory
 
-    monkeypatch.setattr(generation, "create_whole_array", _interrupt)
+    monkeypatch.setattr(directory, "create_whole_array", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         hd.generate(models["linear"], tmp_path / "d", **SMALL)
     monkeypatch.undo()
@@ -224,8 +225,8 @@ def test_ranks_may_change_until_there_are_bases(models, tmp_path, monkeypatch):
     model = models["linear"]
     with pytest.raises(RankError, match="numerically can give, got 12"):
         hd.generate(model, tmp_path / "d", **{**SMALL, "input_rank": 12})
-    solves, linearize = [], type(model).linearize
-    monkeypatch.setattr(type(model), "linearize", lambda self, m: solves.append(1) or linearize(self, m))
+    solves, solve = [], SampleSolver.solve
+    monkeypatch.setattr(SampleSolver, "solve", lambda self, index: solves.append(1) or solve(self, index))
     d = hd.generate(model, tmp_path / "d", **SMALL, resume=True)
     assert d.x.shape == (6, 6)
     assert len(solves) == 2  # validation and test; the basis samples were kept
@@ -311,8 +312,8 @@ from mpi4py import MPI
 from tests import problems
 model = problems.linear(hd.sample_communicator())
 if MPI.COMM_WORLD.rank == 1:
-    def broken(m): raise TypeError("a bug on rank 1")
-    model.linearize = broken
+    def broken(u, m): raise TypeError("a bug on rank 1")
+    model.linearize_at = broken
 try:
     hd.generate(model, {str(tmp_path / "d")!r}, n_samples=4, input_rank=3, output_rank=3, progress=False)
 except Exception as error:

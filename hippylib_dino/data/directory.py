@@ -1,0 +1,299 @@
+"""The directory of a dataset while it is written: made, checked, extended, repaired, cleaned."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from hippylib_dino.data.dataset import (
+    FORMAT,
+    FORMAT_VERSION,
+    PENDING,
+    SCRATCH,
+    Dataset,
+    create_array,
+    create_whole_array,
+    write_file,
+)
+from hippylib_dino.data.lock import NAME as LOCK_NAME
+from hippylib_dino.data.lock import DirectoryLock
+from hippylib_dino.data.plan import BASIS_CHOICES, Plan
+from hippylib_dino.errors import DatasetError
+from hippylib_dino.modeling.fingerprint import check_fingerprint
+
+PARTIAL, REMOVING = ".partial", ".removing"
+WORK = ("seconds", "newton_iterations")
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes that the layout of a dataset follows.
+
+    Parameters
+    ----------
+    parameter, observable : int
+        dM, dQ.
+    state : int
+        dU, if the states of the basis samples are kept to start other solves from; else 0.
+    whole_state : bool
+        Whether the observable is the state: then neither it nor full Jacobians are kept.
+    """
+
+    parameter: int
+    observable: int
+    state: int
+    whole_state: bool
+
+
+class DatasetDirectory:
+    """Directory of one run; its methods are for one process, the first of the run.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    DatasetError
+        If `path` is a file, holds something else, or another run writes to it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.is_file():
+            raise DatasetError(f"path: {str(path)!r} is a file; choose a directory.")
+        ours = {LOCK_NAME, PARTIAL}
+        if path.exists() and not self.exists() and any(entry.name not in ours for entry in path.iterdir()):
+            raise DatasetError(f"path: {str(path)!r} is not empty and holds no dataset; choose another directory.")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = DirectoryLock(path)
+        for leftover in (PARTIAL, REMOVING):  # of a run that was killed
+            shutil.rmtree(path / leftover, ignore_errors=True)
+
+    def exists(self) -> bool:
+        """Whether a dataset is there; its metadata arrive last."""
+        return (self.path / "zarr.json").exists()
+
+    def release(self) -> None:
+        """Let other runs write; a directory that stayed empty goes."""
+        self._lock.release()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    # ---- a new dataset -------------------------------------------------------------------
+
+    def create(self, plan: Plan, mark: dict, noise: np.ndarray, dims: Dims) -> None:
+        """Make the whole tree in a corner, then move it into place: a killed run leaves nothing half made."""
+        plan = plan.with_segments()
+        root = zarr.open_group(self.path / PARTIAL, mode="w")
+        create_latent_arrays(root, plan)
+        n = plan.n_total
+        for name in ("observable_energy", "jacobian_energy"):
+            create_array(root, name, (n,), ("sample",))
+        create_array(root, "work", (n, len(WORK)), ("sample", "work"))
+        create_array(root, "status", (n,), ("sample",), dtype="u1")
+        if dims.whole_state:
+            create_array(root, "observable_residual", (n,), ("sample",))
+        else:
+            create_array(root, "observable", (n, dims.observable), ("sample", "observable_index"))
+        if plan.store_full:
+            create_array(root, "m", (n, dims.parameter), ("sample", "parameter"))
+            create_array(root, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
+        _create_scratch(root.create_group(SCRATCH), plan, dims)
+        create_whole_array(root.create_group("bases"), "noise_covariance", noise)
+        root.create_group("failures")
+        root.create_group("runs")
+        versions = {name: metadata.version(name) for name in ("hippylib", "numpy", "zarr", "mpi4py")}
+        root.attrs.update(
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "plan": plan.to_attributes(),
+                "observable": "state" if dims.whole_state else "data",
+                "has_bases": False,
+                "finished": 0,
+                "fingerprint": mark,
+                "versions": {**versions, "python": sys.version.split()[0]},
+                "work": list(WORK),
+            }
+        )
+        entries = sorted((self.path / PARTIAL).iterdir(), key=lambda entry: entry.name == "zarr.json")
+        for entry in entries:
+            target = self.path / entry.name
+            if target.is_dir():  # moved by a run that was killed between two moves
+                shutil.rmtree(target)
+            os.replace(entry, target)
+        (self.path / PARTIAL).rmdir()
+
+    # ---- a dataset that is there ---------------------------------------------------------
+
+    def check(self, plan: Plan, mark: dict, noise: np.ndarray, resume: bool) -> None:
+        """Refuse what is not the same problem; append what `plan` asks for beyond what was planned.
+
+        Raises
+        ------
+        FingerprintError
+            For another problem.
+        DatasetError
+            Without `resume`, or for another noise or plan.
+        """
+        what = f"the dataset in {str(self.path)!r}"
+        found = Dataset.open(self.path)
+        check_fingerprint(found.fingerprint, mark, f"path: {what}")
+        if not resume:
+            raise DatasetError(
+                f"path: {str(self.path)!r} holds a dataset of this problem already; pass resume=True to continue "
+                "it, or choose another directory."
+            )
+        stored = found.noise_covariance
+        if stored.shape != noise.shape or not np.allclose(stored, noise, rtol=1e-8, atol=0):
+            raise DatasetError(
+                f"path: {what} was begun with another noise covariance, and bases and norms "
+                f"are weighted by it: the largest entry was {stored.max():.6g}, is {noise.max():.6g}. "
+                "Resume with the same noise, or choose another directory."
+            )
+        self._adopt(found, plan, what)
+        for partial in self.path.rglob("*.partial"):  # chunks that a killed run was writing
+            partial.unlink(missing_ok=True)
+
+    def _adopt(self, found: Dataset, plan: Plan, what: str) -> None:
+        """Let the stored plan become `plan`, where nothing that is there must change."""
+        stored = found.plan
+        root = zarr.open_group(self.path, mode="r+")
+        if not found.has_bases:
+            kept = replace(stored, **{name: getattr(plan, name) for name in BASIS_CHOICES})
+            if kept != stored:
+                create_latent_arrays(root, kept)
+                root.attrs["plan"] = kept.to_attributes()
+                stored = kept
+        wanted = plan.appended_to(stored, what)
+        for name in found.sample_arrays:
+            if root[name].shape[0] < wanted.n_total:
+                root[name].resize((wanted.n_total, *root[name].shape[1:]))
+        if wanted != stored:
+            root.attrs["plan"] = wanted.to_attributes()
+
+    def forget(self, index: list[int] | np.ndarray) -> None:
+        """Let samples count as pending again."""
+        status = zarr.open_group(self.path, mode="r+")["status"]
+        for i in index:
+            status[int(i)] = PENDING
+
+    def finish(self) -> None:
+        """Nothing is pending: remember that, and remove what the first pass kept.
+
+        Moved, then deleted, so that a killed run leaves the dataset complete or as it was.
+        """
+        root = zarr.open_group(self.path, mode="r+")
+        root.attrs["finished"] = Plan.from_attributes(dict(root.attrs["plan"])).n_total
+        if (self.path / SCRATCH).exists():
+            os.replace(self.path / SCRATCH, self.path / REMOVING)
+            shutil.rmtree(self.path / REMOVING)
+
+
+def create_latent_arrays(root: zarr.Group, plan: Plan) -> None:
+    """The arrays whose shapes follow the ranks."""
+    n, inputs, outputs = plan.n_total, plan.input_rank, plan.output_rank
+    create_array(root, "x", (n, inputs), ("sample", "latent_parameter"))
+    create_array(root, "y", (n, outputs), ("sample", "latent_observable"))
+    create_array(root, "reduced_jacobian", (n, outputs, inputs), ("sample", "latent_observable", "latent_parameter"))
+
+
+def _create_scratch(scratch: zarr.Group, plan: Plan, dims: Dims) -> None:
+    """What the first pass keeps until there are bases."""
+    n = plan.n_basis_samples
+    create_array(scratch, "m", (n, dims.parameter), ("sample", "parameter"))
+    create_array(scratch, "observable", (n, dims.observable), ("sample", "observable_index"))
+    create_array(scratch, "work", (n, len(WORK)), ("sample", "work"))
+    if dims.state:
+        create_array(scratch, "state", (n, dims.state), ("sample", "state"))
+    create_array(scratch, "status", (n,), ("sample",), dtype="u1")
+    if not dims.whole_state:
+        create_array(scratch, "covariance", (n, dims.observable, dims.observable), ("sample", "row", "column"))
+        create_array(scratch, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
+
+
+def create_rows(scratch: zarr.Group, plan: Plan, n_parameters: int) -> None:
+    """Place for the rows (Φ⁺)ᵀ J of a whole state's Jacobian, if it is not there in this rank."""
+    shape = (plan.n_basis_samples, plan.output_rank, n_parameters)
+    if "rows" not in scratch or scratch["rows"].shape != shape:
+        create_array(scratch, "rows", shape, ("sample", "latent_observable", "parameter"))
+        create_array(scratch, "rows_status", shape[:1], ("sample",), dtype="u1")
+
+
+class FailureLog:
+    """Failed solves as files: a JSON with index, seed and reason, and the parameter for a replay.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+    seed : int
+    """
+
+    def __init__(self, path: Path, seed: int):
+        self._folder, self._seed = path / "failures", seed
+
+    def record(self, index: int, reason: str, parameter: np.ndarray | None, retry: str | None) -> None:
+        """Add a failed sample; of one that is there already, what is said first of its solve stays.
+
+        Parameters
+        ----------
+        index : int
+        reason : str
+        parameter : (dM,) array, optional
+            Canonical dof order.
+        retry : str, optional
+            What was tried a second time, in vain.
+        """
+        file = self._folder / f"sample-{index:08d}.json"
+        known = (
+            json.loads(file.read_text()) if file.exists() else {"index": index, "seed": self._seed, "reason": reason}
+        )
+        if retry is not None:
+            known["retried"] = retry
+        if parameter is not None:
+            write_file(self._folder / f"sample-{index:08d}.npy", lambda stream: np.save(stream, parameter))
+        write_file(file, lambda stream: stream.write(json.dumps(known).encode()))
+
+    def rescued(self, index: int, reason: str, retry: str) -> None:
+        """A sample that failed and was solved by `retry`."""
+        content = {"index": index, "seed": self._seed, "reason": reason, "solved by": retry}
+        write_file(self._folder / f"sample-{index:08d}.json", lambda stream: stream.write(json.dumps(content).encode()))
+
+
+class RunLog:
+    """What `info` tells of a run's speed: a JSON file that is written again every few seconds.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset.
+    about : dict
+        Ranks and so on.
+    """
+
+    INTERVAL = 5.0
+
+    def __init__(self, path: Path, about: dict):
+        self._start = time.time()
+        self._file = path / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
+        self._content: dict = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **about}
+        self._written = 0.0
+
+    def count(self, label: str, n: int, *, now: bool = False) -> None:
+        """So many samples were finished in this run, under the label of their pass."""
+        self._content[label] = n
+        if now or time.time() - self._written > self.INTERVAL:
+            self._written = time.time()
+            self._content["seconds"] = round(self._written - self._start, 3)
+            write_file(self._file, lambda stream: stream.write(json.dumps(self._content).encode()))

@@ -1,0 +1,169 @@
+"""One sample of the forward map: drawn, solved, linearised; taken from another dataset, or tried a second way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dolfin as dl
+import hippylib as hp
+import numpy as np
+
+from hippylib_dino.data.dataset import DONE, Dataset
+from hippylib_dino.data.streams import draw_parameter
+from hippylib_dino.errors import DatasetError, InputError, SolveError
+from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
+from hippylib_dino.modeling.jacobian import Jacobian
+from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
+
+UNKNOWN = -1.0
+SMALLEST_STEP = 1 / 32  # of the continuation, as a share of the way from the prior mean
+
+
+@dataclass
+class Solved:
+    """A sample of the map, in this rank's rows.
+
+    Attributes
+    ----------
+    m : (n_owned,)
+        Primal parameter.
+    q : (n_local,)
+        Local piece of the observable; see `DataSpace`.
+    jacobian : Jacobian or (n_owned, dQ) array
+        J alive, or the rows Jᵀ.
+    u : dolfin vector, optional
+        The state.
+    seconds, iterations : float
+        Of the solve; -1 where not known.
+    rescue : str, optional
+        Why the first solve failed, where a retry succeeded.
+    """
+
+    m: np.ndarray
+    q: np.ndarray
+    jacobian: Jacobian | np.ndarray
+    u: dl.GenericVector | None = None
+    seconds: float = UNKNOWN
+    iterations: float = UNKNOWN
+    rescue: str | None = None
+
+
+class SampleSolver:
+    """Sample (seed, index) of a model's map.
+
+    Parameters
+    ----------
+    model : JacobianModel
+    seed : int
+    retry : "continuation" or JacobianModel, optional
+        Second way for a solve that failed.
+    reuse : Dataset, optional
+        With full samples, which are not solved again.
+
+    Raises
+    ------
+    InputError, DatasetError
+        If `retry` or `reuse` is not one of these.
+    """
+
+    def __init__(
+        self, model: JacobianModel, seed: int, *, retry: str | JacobianModel | None = None, reuse: Dataset | None = None
+    ):
+        self.model, self.seed, self.reuse = model, seed, reuse
+        self.order = DofOrder(model.prior.Vh)
+        self.guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None
+        if not (retry is None or retry == "continuation" or isinstance(retry, JacobianModel)):
+            raise InputError(
+                f'retry: expected "continuation", a JacobianModel with a more robust solver, or None, got {retry!r}.'
+            )
+        self._second_model = retry if isinstance(retry, JacobianModel) else None
+        self.retry = "another solver" if self._second_model else retry
+        self._reused: set[int] = set()
+        if reuse is not None:
+            if not reuse.plan.store_full or reuse.plan.seed != seed:
+                raise DatasetError(
+                    f"reuse: expected a dataset of seed {seed} with full Jacobians (store_full=True), got {reuse!r} "
+                    f"of seed {reuse.plan.seed}, store_full={reuse.plan.store_full}. Without full Jacobians only "
+                    "smaller ranks can be had, by dataset.truncate(input_rank, output_rank)."
+                )
+            self._reused = set(np.flatnonzero(reuse.status == DONE).tolist())
+
+    def check(self, mark: dict) -> None:
+        """Raise `FingerprintError` unless `reuse` and the second model belong to the problem of fingerprint `mark`."""
+        if self.reuse is not None:
+            check_fingerprint(self.reuse.fingerprint, mark, f"reuse: {self.reuse.path}")
+        if self._second_model is not None:
+            check_fingerprint(fingerprint(self._second_model), fingerprint(self.model), "retry: this model")
+
+    def draw(self, index: int) -> dl.GenericVector:
+        """The parameter of a sample."""
+        return draw_parameter(self.model.prior, self.seed, index)
+
+    def solve(self, index: int) -> Solved:
+        """A sample with its Jacobian.
+
+        Raises
+        ------
+        SolveError
+            If the forward solve, its retry, or the linearisation fails.
+        """
+        if index in self._reused and self.reuse is not None:
+            m, q, J = (self.reuse.full(name, np.array([index]))[0] for name in ("m", "observable", "jacobian"))
+            return Solved(self.order.from_array(m), q, self.order.from_array(J.T))
+        start = time.perf_counter()
+        solved = self.solve_state(index)
+        m = self.vector(solved.m)
+        solved.jacobian = self.model.linearize_at(solved.u, m)
+        solved.seconds = time.perf_counter() - start
+        return solved
+
+    def solve_state(self, index: int) -> Solved:
+        """A sample without its Jacobian."""
+        start = time.perf_counter()
+        m = self.draw(index)
+        rescue = None
+        try:
+            u = self.model.solveState(m, None if self.guess is None else self.guess(m))
+        except SolveError as error:
+            if self.retry is None:
+                raise
+            rescue = str(error)
+            u = self._second_model.solveState(m) if self._second_model else self._continue(m)
+        iterations = getattr(getattr(self.model.problem, "report", None), "iterations", UNKNOWN)
+        q = self.model.observe_local(u)
+        seconds = time.perf_counter() - start
+        return Solved(owned_values(m), q, np.empty(0), u, seconds, float(iterations), rescue)
+
+    def linearize(self, m: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, Jacobian]:
+        """Local piece of the observable and Jacobian of a sample whose state is known: owned rows of m and u."""
+        state = self.model.generate_vector(hp.STATE)
+        set_owned_values(state, u)
+        return self.model.observe_local(state), self.model.linearize_at(state, self.vector(m))
+
+    def vector(self, values: np.ndarray) -> dl.GenericVector:
+        """A parameter vector of owned values."""
+        m = self.model.generate_vector(hp.PARAMETER)
+        set_owned_values(m, values)
+        return m
+
+    def _continue(self, m: dl.GenericVector) -> dl.GenericVector:
+        """The state at m by steps from the prior mean, halved where a solve fails."""
+        mean = self.model.prior.mean
+        u, reached, step = self.model.solveState(mean), 0.0, 0.5
+        while reached < 1.0:
+            here = mean.copy()
+            here *= 1.0 - (reached + step)
+            here.axpy(reached + step, m)
+            try:
+                u = self.model.solveState(here, u)
+            except SolveError as error:
+                if step / 2 < SMALLEST_STEP:
+                    raise SolveError(f"{error} Continuation from the prior mean stopped at {reached:.0%}.") from error
+                step /= 2
+                continue
+            reached += step
+            step = min(2 * step, 1.0 - reached)
+        return u
