@@ -2,7 +2,7 @@
 
     mpirun -n 2 hippylib-dino generate applications.confusion benchmarks/output/confusion \
         --n-samples 1024 --n-validation 128 --n-test 256
-    python benchmarks/confusion_map.py
+    python -m benchmarks.confusion_map
 
 The second command trains four DINOs (values alone and H1; N = 256 and 1024), solves eight synthetic inverse problems
 by PDE and surrogate in one run, and writes the tables to benchmarks/results/confusion_map.md.
@@ -10,8 +10,6 @@ by PDE and surrogate in one run, and writes the tables to benchmarks/results/con
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import typer
 import hippylib_dino as hd
 from applications.confusion.model import build
 from applications.confusion.run import compile_forms, relative_distance, solve_map, synthetic_data
+from benchmarks.tables import processor, table
 from hippylib_dino.modeling.spaces import DofOrder
 
 HERE = Path(__file__).parent
@@ -53,7 +52,7 @@ def dof_frobenius(model: hd.JacobianModel, dataset: hd.Dataset, dinos: dict) -> 
     squares: dict = {key: [] for key in (*dinos, "truncation")}
     encoder, decoder = dataset.input_basis.encoder, dataset.output_basis.decoder
     for i, index in enumerate(samples.index):
-        m = hd.data.draw_parameter(model.prior, dataset.attributes["plan"]["seed"], int(index))
+        m = hd.data.draw_parameter(model.prior, dataset.plan.seed, int(index))
         J = order.to_array(model.jacobian(m).owned_rows()).T
         latent = {key: dino.latent_map.jacobian(samples.x[i]) for key, dino in dinos.items()}
         latent["truncation"] = samples.reduced_jacobian[i]
@@ -101,20 +100,6 @@ def inverse_problems(model: hd.JacobianModel, dino: hd.DINO) -> tuple[list[dict]
         print(row, flush=True)
         rows.append(row)
     return rows, float(np.mean(gaps, axis=0).max())
-
-
-def table(header: list[str], rows: list[list]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(str(v) for v in row) + " |" for row in rows])
-
-
-def processor() -> str:
-    """Model name of the CPU and the number of cores."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def main(dataset: Path = HERE / "output" / "confusion", output: Path = HERE / "results" / "confusion_map.md") -> None:

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv}
 EXTRAS=${EXTRAS:-cpu,dev}
 SYSTEM_PYTHON=${SYSTEM_PYTHON:-/usr/bin/python3}
-PACKAGES=(g++ openmpi-bin python3-dev python3-dolfin python3-h5py python3-h5py-mpi python3-venv)
+PACKAGES=(g++ libopenblas0-serial openmpi-bin python3-dev python3-dolfin python3-h5py python3-h5py-mpi python3-venv)
 
 export PYTHONNOUSERSITE=1  # packages in the home directory would shadow the distribution's
 

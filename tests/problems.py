@@ -128,3 +128,17 @@ def solve_map(model, **settings):
     solver = hp.ReducedSpaceNewtonCG(model, parameters)
     x = solver.solve([None, model.prior.mean.copy(), None])
     return x, solver
+
+
+def state(comm):
+    """Nonlinear, the whole state as observable: smaller than `confusion`, and one element finer in the state."""
+    mesh = dl.UnitSquareMesh(comm, 5, 5)
+    states, parameters = dl.FunctionSpace(mesh, "Lagrange", 2), dl.FunctionSpace(mesh, "Lagrange", 1)
+
+    def residual(u, m, p):
+        return (dl.exp(m) * dl.inner(dl.grad(u), dl.grad(p)) + u**3 * p - 10.0 * p) * dl.dx(degree=6)
+
+    bc = dl.DirichletBC(states, dl.Constant(0.0), "on_boundary && x[0] < DOLFIN_EPS")
+    pde = hd.AcceleratedVariationalProblem([states, parameters, states], residual, bc, bc, is_fwd_linear=False)
+    prior = hp.BiLaplacianPrior(parameters, 0.2, 1.0, robin_bc=True, solver_type="lu")
+    return hd.JacobianModel(pde, prior, hp.ContinuousStateObservation(states, dl.dx, bc, noise_variance=1e-4))

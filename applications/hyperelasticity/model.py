@@ -61,7 +61,8 @@ def build(comm: MPI.Comm, mesh_size: int = 64) -> hd.JacobianModel:
     states = dl.VectorFunctionSpace(mesh, "Lagrange", 1)
     parameters = dl.FunctionSpace(mesh, "Lagrange", 1)
     bc = dl.DirichletBC(states, dl.Constant((0.0, 0.0)), "on_boundary && x[0] < DOLFIN_EPS")
-    pde = hp.PDEVariationalProblem([states, parameters, states], HyperelasticForm(mesh), bc, bc, is_fwd_linear=False)
+    form = HyperelasticForm(mesh)
+    pde = hd.AcceleratedVariationalProblem([states, parameters, states], form, bc, bc, is_fwd_linear=False)
 
     gamma, delta = hp.BiLaplacianComputeCoefficients(VARIANCE, CORRELATION_LENGTH, 2)
     mean = dl.interpolate(dl.Constant(PRIOR_MEAN), parameters).vector()

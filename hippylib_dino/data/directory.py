@@ -285,15 +285,15 @@ class RunLog:
     INTERVAL = 5.0
 
     def __init__(self, path: Path, about: dict):
-        self._start = time.time()
         self._file = path / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
         self._content: dict = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **about}
+        self._begun: dict[str, float] = {}
         self._written = 0.0
 
     def count(self, label: str, n: int, *, now: bool = False) -> None:
-        """So many samples were finished in this run, under the label of their pass."""
-        self._content[label] = n
+        """So many samples were finished in this run's pass `label`, which begins with the first call."""
+        began = self._begun.setdefault(label, time.time())
+        self._content[label] = {"solved": n, "seconds": round(time.time() - began, 3)}
         if now or time.time() - self._written > self.INTERVAL:
             self._written = time.time()
-            self._content["seconds"] = round(self._written - self._start, 3)
             write_file(self._file, lambda stream: stream.write(json.dumps(self._content).encode()))

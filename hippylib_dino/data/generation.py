@@ -251,6 +251,8 @@ class _Run:
         todo = self._pending(status)
         before = int(self.world.bcast((status[:] == FAILED).sum() if self.world.rank == 0 else None))
         handout = Handout(self.world, self.mesh_comm, todo, label, self.progress)
+        if self.run_log is not None:
+            self.run_log.count(label, 0)
 
         def work() -> None:
             for index in handout:

@@ -80,11 +80,12 @@ def _failures(dataset: Dataset, count: int, finished: int) -> str:
 
 
 def _speed(dataset: Dataset, left: int) -> str:
-    """Of the last run that got anywhere."""
+    """Of the last run that solved anything, bases pass or samples pass."""
     for run in reversed(dataset.runs):
-        solved = run.get("samples", 0) + run.get("bases", 0)
-        if solved and run.get("seconds"):
-            rate = solved / run["seconds"]
-            text = f"{3600 * rate:.0f} solves an hour on {run['ranks']} ranks, {run['ranks_per_sample']} a sample"
-            return text + (f"; {left / rate / 3600:.2g} hours left at that pace" if left else "")
+        for label in ("samples", "bases"):
+            solved, seconds = (run.get(label, {}).get(key, 0) for key in ("solved", "seconds"))
+            if solved and seconds:
+                rate = solved / seconds
+                text = f"{3600 * rate:.0f} samples an hour on {run['ranks']} ranks, {run['ranks_per_sample']} a sample"
+                return text + (f"; {left / rate / 3600:.2g} hours left at that pace" if left else "")
     return "not measured yet"

@@ -11,7 +11,7 @@ import numpy as np
 
 from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values
 
-TIED = 1e-9  # relative to a key's range: positions closer than this differ by rounding only
+TIED = 1e-9  # relative to the largest of a key: values closer than this differ by rounding only
 
 _positions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # prior -> what `noise_positions` found
 
@@ -81,6 +81,7 @@ def noise_coordinates(prior) -> np.ndarray:
     load = prior.sqrtR if laplacian else prior.sqrtM
     nodes = DofOrder(prior.Vh)
     corner, span = nodes.coordinates[:, 1:].min(axis=0), np.ptp(nodes.coordinates[:, 1:], axis=0)
+    span = np.where(span > 0.0, span, 1.0)  # a flat surface in space
     component, X = nodes.coordinates[nodes.owned, 0], (nodes.coordinates[nodes.owned, 1:] - corner) / span
     m, noise = prior.mean.copy(), _noise_vector(prior)
 
@@ -110,7 +111,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
     order = np.argsort(values)
     levels = np.empty(len(values), dtype=np.int64)
     ascending = values[order]
-    levels[order] = np.concatenate([[0], np.cumsum(np.diff(ascending) > TIED * np.ptp(values))])
+    levels[order] = np.concatenate([[0], np.cumsum(np.diff(ascending) > TIED * np.abs(values).max())])
     return levels
 
 

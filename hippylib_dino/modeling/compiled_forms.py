@@ -10,7 +10,8 @@ from hippylib import ADJOINT, PARAMETER, STATE
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from hippylib_dino.modeling.spaces import owned_values
+from hippylib_dino.modeling.form_splitting import split, ufl
+from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 
 
 class CompiledForms:
@@ -24,11 +25,11 @@ class CompiledForms:
 
     Attributes
     ----------
-    A : CachedMatrix
+    A : CachedTensor
         d residual/du, (dU, dU); rows and columns of fixed degrees of freedom are zero but for the diagonal.
-    C : CachedMatrix
+    C : CachedTensor
         d residual/dm, (dU, dM); rows of fixed degrees of freedom are zero.
-    Wuu, Wmu, Wmm : CachedMatrix
+    Wuu, Wmu, Wmm : CachedTensor
         Second derivatives of r, (dU, dU), (dM, dU), (dM, dM); zero where a state degree of freedom is fixed.
     bcs_agree : bool
         Whether `bc` and `bc0` fix the same degrees of freedom.
@@ -50,6 +51,7 @@ class CompiledForms:
         self.bcs_agree = _on_all(comm, np.array_equal(owned_values(free), owned_values(_free(u.vector(), bc))))
         jacobian = dl.derivative(residual, u, du)
         A, F = dl.Form(jacobian), dl.Form(residual)
+        self._bc = bc
         self._residual = dl.cpp.fem.SystemAssembler(A, F, bc)
         self._gradient_form = by_m
         self._gradient: dl.Form | None = None
@@ -57,11 +59,16 @@ class CompiledForms:
         self._loads = 0
         self.n_residuals = 0
         # hIPPYlib applies bc0 to A on both sides while it assembles, to the others afterwards
-        self.A = CachedMatrix(comm, jacobian, A, assemble=dl.cpp.fem.SystemAssembler(A, F, bc0).assemble)
-        self.C = CachedMatrix(comm, dl.derivative(residual, m, dm), left=free)
-        self.Wuu = CachedMatrix(comm, dl.derivative(by_u, u, du), left=free, right=free)
-        self.Wmu = CachedMatrix(comm, dl.derivative(by_m, u, du), right=free)
-        self.Wmm = CachedMatrix(comm, dl.derivative(by_m, m, dm))
+        parts = split(residual, u, m)
+        self._parts = None if parts is None else SplitResidual(*parts, u, du, free, bc0)
+        if self._parts is not None and not self._parts_agree():
+            self._parts = None
+        whole = dl.cpp.fem.SystemAssembler(A, F, bc0).assemble
+        self.A = CachedTensor(comm, jacobian, A, assemble=whole if self._parts is None else self._assemble_parts)
+        self.C = CachedTensor(comm, dl.derivative(residual, m, dm), left=free)
+        self.Wuu = CachedTensor(comm, dl.derivative(by_u, u, du), left=free, right=free)
+        self.Wmu = CachedTensor(comm, dl.derivative(by_m, u, du), right=free)
+        self.Wmm = CachedTensor(comm, dl.derivative(by_m, m, dm))
 
     def load(self, i: int, x: dl.GenericVector) -> None:
         """Make `x` the state, parameter or adjoint (``i``) at which everything is assembled from now on."""
@@ -74,7 +81,34 @@ class CompiledForms:
     def residual(self, out: dl.GenericVector) -> None:
         """Residual at the loaded point, (dU,), dual; u minus its boundary value (scaled) where u is fixed."""
         self.n_residuals += 1
-        self._residual.assemble(out, self._functions[STATE].vector())
+        u = self._functions[STATE].vector()
+        if self._parts is not None:
+            self._parts.assemble(out, self._loads)
+            for bc in self._bc:
+                bc.apply(out, u)
+            if self._parts.norm_of_fixed(out) == 0.0:
+                return
+        # u is not yet at its boundary values: their gap acts on the free degrees of freedom through A
+        self._residual.assemble(out, u)
+
+    def _parts_agree(self) -> bool:
+        """Whether the parts add up to the residual at some point; a form compiler may choose other rules for them."""
+        for function in self._functions[:2]:
+            vector = function.vector()
+            set_owned_values(vector, 0.5 + 0.5 * np.cos(np.arange(vector.local_size())))
+        u = self._functions[STATE].vector()
+        for bc in self._bc:
+            bc.apply(u)
+        whole, sum_of_parts = u.copy(), u.copy()
+        self._residual.assemble(whole, u)
+        self._parts.assemble(sum_of_parts, -2)
+        for bc in self._bc:
+            bc.apply(sum_of_parts, u)
+        sum_of_parts.axpy(-1.0, whole)
+        return sum_of_parts.norm("l2") <= 1e-10 * whole.norm("l2")
+
+    def _assemble_parts(self, tensor: dl.PETScMatrix) -> None:
+        self._parts.assemble_matrix(tensor, self._loads)
 
     def gradient(self, out: dl.GenericVector) -> None:
         """dr/dm at the loaded point, (dM,), dual."""
@@ -83,20 +117,75 @@ class CompiledForms:
         out.zero()
         self._assembler.assemble(out, self._gradient)
 
-    def update(self, matrix: CachedMatrix) -> CachedMatrix:
+    def update(self, matrix: CachedTensor) -> CachedTensor:
         """`matrix` at the loaded point, assembled if what it depends on changed."""
         matrix.update(self._loads)
         return matrix
 
 
-class CachedMatrix:
-    """A matrix, reassembled into the same tensor when a coefficient of its form changed.
+class SplitResidual:
+    """r = K u + f + n(u, m) and its derivative, with K and f assembled when one of their coefficients changed.
+
+    Parameters
+    ----------
+    constant, varying : ufl.Form
+        The two parts of the residual, see `split`.
+    u : dolfin.Function
+    du : trial function of the state
+    free : dolfin vector
+        1 for degrees of freedom that no condition fixes, else 0.
+    bc0 : list of dolfin.DirichletBC
+    """
+
+    def __init__(self, constant, varying, u: dl.Function, du, free: dl.GenericVector, bc0: list):
+        comm = u.vector().mpi_comm()
+        self._u = u
+        self._assembler = dl.cpp.fem.Assembler()
+        jacobian, at_zero = dl.derivative(constant, u, du), ufl.replace(constant, {u: dl.Function(u.function_space())})
+        K, f = dl.Form(jacobian), dl.Form(at_zero)
+        self._varying, self._derivative = dl.Form(varying), dl.Form(dl.derivative(varying, u, du))
+        self._K = CachedTensor(comm, jacobian, K)
+        self._K_fixed = CachedTensor(comm, jacobian, K, assemble=dl.cpp.fem.SystemAssembler(K, f, bc0).assemble)
+        self._f = CachedTensor(comm, at_zero, f)
+        self._free, self._fixed = free, free.copy()
+        self._fixed[:] = 1.0
+        self._fixed.axpy(-1.0, free)
+        self._Ku = u.vector().copy()
+
+    def assemble(self, out: dl.GenericVector, loads: int) -> None:
+        """The residual, without boundary conditions."""
+        self._K.update(loads)
+        self._f.update(loads)
+        self._assembler.assemble(out, self._varying)
+        self._K.tensor.mult(self._u.vector(), self._Ku)
+        out.axpy(1.0, self._Ku)
+        out.axpy(1.0, self._f.tensor)
+
+    def norm_of_fixed(self, residual: dl.GenericVector) -> float:
+        """Euclidean norm of the entries of fixed degrees of freedom."""
+        entries = residual.copy()
+        entries *= self._fixed
+        return entries.norm("l2")
+
+    def assemble_matrix(self, tensor: dl.PETScMatrix, loads: int) -> None:
+        """A = K + dn/du with zero rows and columns of fixed degrees of freedom, but for the diagonal."""
+        self._K_fixed.update(loads)
+        self._assembler.assemble(tensor, self._derivative)
+        mat, free = tensor.mat(), dl.as_backend_type(self._free).vec()
+        mat.diagonalScale(free, free)
+        mat.axpy(1.0, self._K_fixed.mat, structure=PETSc.Mat.Structure.UNKNOWN_NONZERO_PATTERN)
+        mat.destroy()  # references, which petsc4py would keep
+        free.destroy()
+
+
+class CachedTensor:
+    """A matrix or vector, reassembled into the same tensor when a coefficient of its form changed.
 
     Parameters
     ----------
     comm : MPI.Comm
     ufl_form : ufl.Form
-        Bilinear.
+        Bilinear or linear.
     form : dolfin.Form, optional
         The same, compiled; compiled at the first assembly if absent.
     assemble : callable ``assemble(tensor)``, optional
@@ -105,10 +194,10 @@ class CachedMatrix:
 
     Attributes
     ----------
-    tensor : dolfin.PETScMatrix or None
+    tensor : dolfin.PETScMatrix, dolfin.PETScVector or None
         None before the first assembly.
     mat : PETSc.Mat or None
-        The same, for PETSc.
+        The same, for PETSc, if it is a matrix.
     n_assemblies : int
     """
 
@@ -117,7 +206,7 @@ class CachedMatrix:
         self._assemble, self._left, self._right = assemble, left, right
         self._checked = -1
         self._seen: list[np.ndarray | None] = []
-        self.tensor: dl.PETScMatrix | None = None
+        self.tensor: dl.PETScMatrix | dl.PETScVector | None = None
         self.mat: PETSc.Mat | None = None
         self.n_assemblies = 0
 
@@ -136,12 +225,12 @@ class CachedMatrix:
         if self.tensor is not None and _on_all(self._comm, same):
             return
         if self.tensor is None:
-            self.tensor = dl.PETScMatrix(self._comm)
+            self.tensor = (dl.PETScMatrix if self._form.rank() == 2 else dl.PETScVector)(self._comm)
         self._assemble(self.tensor)
-        if self.mat is None:
+        if self.mat is None and self._form.rank() == 2:
             self.mat = self.tensor.mat()
             self._scalings = [s if s is None else dl.as_backend_type(s).vec() for s in (self._left, self._right)]
-        if any(s is not None for s in self._scalings):
+        if self.mat is not None and any(s is not None for s in self._scalings):
             self.mat.diagonalScale(*self._scalings)
         self._seen = values
         self.n_assemblies += 1

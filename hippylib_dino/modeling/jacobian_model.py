@@ -87,6 +87,7 @@ class JacobianModel(ParameterToObservable, hp.Model):
         self._state = problem.generate_state()
         self._parameter = problem.generate_parameter()
         self.initial_guess = initial_guess
+        self._default_guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None
 
     @classmethod
     def from_model(cls, model: hp.Model) -> JacobianModel:
@@ -134,10 +135,12 @@ class JacobianModel(ParameterToObservable, hp.Model):
 
     def _guess(self, m: dl.GenericVector) -> dl.GenericVector:
         try:
-            if self.initial_guess is None:
+            if self.initial_guess is not None:
+                return self.initial_guess(m)
+            if self._default_guess is None:
                 accelerated = isinstance(self.problem, AcceleratedVariationalProblem)
-                self.initial_guess = (LinearizedPrediction if accelerated else MeanState)(self)
-            return self.initial_guess(m)
+                self._default_guess = (LinearizedPrediction if accelerated else MeanState)(self)
+            return self._default_guess(m)
         except (RuntimeError, ModelConvergenceError) as error:  # dolfin raises a bare RuntimeError
             raise SolveError(f"the initial guess failed: {reason(error)}") from error
 

@@ -12,7 +12,7 @@ from hippylib import ADJOINT, PARAMETER, STATE
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
-from hippylib_dino.modeling.compiled_forms import CachedMatrix, CompiledForms
+from hippylib_dino.modeling.compiled_forms import CachedTensor, CompiledForms
 from hippylib_dino.modeling.linear_solver import LinearSolver
 from hippylib_dino.modeling.newton import ForwardSolveError, Newton, NewtonOptions, SolveReport
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
@@ -225,7 +225,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     def _matrix(self, name: str) -> dl.PETScMatrix | None:
         return None if self._point is None else self._linearized(name).tensor
 
-    def _linearized(self, name: str) -> CachedMatrix:
+    def _linearized(self, name: str) -> CachedTensor:
         if self._point is None:
             raise InputError("setLinearizationPoint: expected a call before matrices and incremental solves.")
         self._load(self._point)

@@ -97,7 +97,7 @@ def test_reuse_of_what_cannot_be_reused_is_named(models, tmp_path):
     full = hd.generate(models["linear"], tmp_path / "full", **SIZE, store_full=True, **QUIET)
     with pytest.raises(DatasetError, match="of seed 1"):
         hd.generate(models["linear"], tmp_path / "d", **SIZE, seed=1, reuse=full, **QUIET)
-    with pytest.raises(FingerprintError, match="reuse: .* was made for another"):
+    with pytest.raises(FingerprintError, match=r"reuse: .* was made for another"):
         hd.generate(models["vector"], tmp_path / "d", **SIZE, reuse=full, **QUIET)
 
 

@@ -100,3 +100,4 @@ def test_levels_join_what_differs_by_rounding():
     edge = 0.0976562485  # on the edge between two numbers of nine digits
     values = np.array([1.0, edge, np.nextafter(edge, 0), 0.5, np.nextafter(edge, 1), 0.0])
     np.testing.assert_array_equal(_levels(values), [3, 1, 1, 2, 1, 0])
+    np.testing.assert_array_equal(_levels(values[[1, 2, 4]]), [0, 0, 0])  # a uniform mesh has one weight

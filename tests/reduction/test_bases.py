@@ -46,7 +46,7 @@ def bases(models, jacobians):
             prior, lambda: iter(jacobians), noise, rank=RANK, n_samples=N_SAMPLES
         ),
         "kle": kle_input_basis(prior, rank=RANK),
-        "derivative output": derivative_output_basis(q, covariances, noise, rank=5),
+        "derivative output": derivative_output_basis(q.mean(axis=0), covariances.mean(axis=0), noise, rank=5),
         "pod": pod_output_basis(q, noise, rank=5),
     }
 
@@ -137,7 +137,7 @@ def test_ranks_beyond_the_data_are_named(models, jacobians, rng):
     with pytest.raises(RankError, match=r"output_rank: expected 1 \.\. 3 for the POD of 4 samples"):
         pod_output_basis(rng.standard_normal((4, 8)), noise, rank=5)
     with pytest.raises(RankError, match=r"output_rank: expected 1 \.\. 8, the number of observables, got 9"):
-        derivative_output_basis(rng.standard_normal((4, 8)), np.eye(8)[None], noise, rank=9)
+        derivative_output_basis(rng.standard_normal(8), np.eye(8), noise, rank=9)
 
 
 def test_inconsistent_basis_is_refused():
