@@ -179,13 +179,20 @@ def map_point(
 
 
 @app.command()
-def info(path: Annotated[Path, typer.Argument(help="Dataset directory or DINO file.")]) -> None:
+def info(
+    path: Annotated[Path, typer.Argument(help="Dataset directory or DINO file.")],
+    figure: Annotated[Path | None, typer.Option(help="Picture of a dataset: its solves and its bases.")] = None,
+) -> None:
     """Progress, failures, speed and provenance of a dataset; what a DINO holds."""
+    from hippylib_dino import plotting
     from hippylib_dino.data import Dataset, report
     from hippylib_dino.network import DINO
 
     if path.is_dir():
-        _show(str(path), report(Dataset.open(path)))
+        dataset = Dataset.open(path)
+        _show(str(path), report(dataset))
+        if figure is not None:
+            plotting.save(plotting.plot_dataset(dataset), figure)
     else:
         dino = DINO.load(path)
         training = {k: str(v) for k, v in dino.training.items() if k != "history"}

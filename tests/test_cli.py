@@ -20,7 +20,7 @@ def test_whole_path_by_command_line(tmp_path):
         (f"train {data} {model} --epochs 2", "DINO(81 -> 6"),
         (f"evaluate {model} {data}", "jacobian"),
         (f"map applications.poisson {model} --mesh-size 8 --output {tmp_path / 'map.xdmf'}", "Newton iterations"),
-        (f"info {data}", "none of 7 failed"),
+        (f"info {data} --figure {tmp_path / 'data.png'}", "none of 7 failed"),
         (f"verify {data}", "7 good samples"),
         (f"info {model}", "formulation"),
     )
@@ -29,6 +29,7 @@ def test_whole_path_by_command_line(tmp_path):
         assert result.exit_code == 0
         assert expected in result.output
     assert (tmp_path / "map.xdmf").exists()
+    assert (tmp_path / "data.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="pass --overwrite to replace it"):
         run.invoke(cli.app, f"train {data} {model}".split(), catch_exceptions=False)
 

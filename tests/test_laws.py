@@ -38,7 +38,7 @@ def _case(model):
     """A map, a point near the mean, a direction of the size of the prior's."""
     # a fixed residual, whatever data other tests left: the rates of the misfit depend on it
     hd.modeling.set_owned_values(model.misfit.d, np.zeros(model.misfit.d.local_size()))
-    draw = lambda index: hd.data.draw_parameter(model.prior, 5, index)  # noqa: E731
+    draw = lambda index: hd.data.draw_parameter(model.prior, 9, index)  # noqa: E731
     direction = draw(1)
     direction.axpy(-1.0, model.prior.mean)
     return model, draw(0), direction

@@ -59,12 +59,15 @@ class CompiledForms:
         self._loads = 0
         self.n_residuals = 0
         # hIPPYlib applies bc0 to A on both sides while it assembles, to the others afterwards
-        parts = split(residual, u, m)
-        self._parts = None if parts is None else SplitResidual(*parts, u, du, free, bc0)
-        if self._parts is not None and not self._parts_agree():
-            self._parts = None
-        whole = dl.cpp.fem.SystemAssembler(A, F, bc0).assemble
-        self.A = CachedTensor(comm, jacobian, A, assemble=whole if self._parts is None else self._assemble_parts)
+        assemble = dl.cpp.fem.SystemAssembler(A, F, bc0).assemble
+        self._parts: SplitResidual | None = None
+        forms = split(residual, u, m)
+        if forms is not None:
+            parts = SplitResidual(forms[0], forms[1], u, du, free, bc0)
+            if self._agrees(parts):
+                self._parts = parts
+                assemble = lambda tensor: parts.assemble_matrix(tensor, self._loads)  # noqa: E731
+        self.A = CachedTensor(comm, jacobian, A, assemble=assemble)
         self.C = CachedTensor(comm, dl.derivative(residual, m, dm), left=free)
         self.Wuu = CachedTensor(comm, dl.derivative(by_u, u, du), left=free, right=free)
         self.Wmu = CachedTensor(comm, dl.derivative(by_m, u, du), right=free)
@@ -91,8 +94,8 @@ class CompiledForms:
         # u is not yet at its boundary values: their gap acts on the free degrees of freedom through A
         self._residual.assemble(out, u)
 
-    def _parts_agree(self) -> bool:
-        """Whether the parts add up to the residual at some point; a form compiler may choose other rules for them."""
+    def _agrees(self, parts: SplitResidual) -> bool:
+        """Whether `parts` add up to the residual at some point; a form compiler may choose other rules for them."""
         for function in self._functions[:2]:
             vector = function.vector()
             set_owned_values(vector, 0.5 + 0.5 * np.cos(np.arange(vector.local_size())))
@@ -101,14 +104,12 @@ class CompiledForms:
             bc.apply(u)
         whole, sum_of_parts = u.copy(), u.copy()
         self._residual.assemble(whole, u)
-        self._parts.assemble(sum_of_parts, -2)
+        parts.assemble(sum_of_parts, self._loads)
+        self._loads += 1
         for bc in self._bc:
             bc.apply(sum_of_parts, u)
         sum_of_parts.axpy(-1.0, whole)
         return sum_of_parts.norm("l2") <= 1e-10 * whole.norm("l2")
-
-    def _assemble_parts(self, tensor: dl.PETScMatrix) -> None:
-        self._parts.assemble_matrix(tensor, self._loads)
 
     def gradient(self, out: dl.GenericVector) -> None:
         """dr/dm at the loaded point, (dM,), dual."""
@@ -201,13 +202,13 @@ class CachedTensor:
     n_assemblies : int
     """
 
-    def __init__(self, comm: MPI.Comm, ufl_form, form: dl.Form | None = None, *, assemble=None, left=None, right=None):
+    def __init__(self, comm: MPI.Comm, ufl_form, form: dl.Form = None, *, assemble=None, left=None, right=None):
         self._comm, self._ufl_form, self._form = comm, ufl_form, form
         self._assemble, self._left, self._right = assemble, left, right
         self._checked = -1
         self._seen: list[np.ndarray | None] = []
-        self.tensor: dl.PETScMatrix | dl.PETScVector | None = None
-        self.mat: PETSc.Mat | None = None
+        self.tensor: dl.PETScMatrix | dl.PETScVector = None
+        self.mat: PETSc.Mat = None
         self.n_assemblies = 0
 
     def update(self, loads: int) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dolfin as dl
 
 try:  # the name under which newer distributions ship dolfin's UFL
-    import ufl_legacy as ufl
+    import ufl_legacy as ufl  # type: ignore[import-not-found]  # one of the two is there
 except ImportError:
     import ufl
 
 
-def split(residual, u: dl.Function, m: dl.Function) -> tuple | None:
+def split(residual, u: dl.Function, m: dl.Function) -> tuple[Any, Any] | None:
     """Split r(u, m) = (K u + f) + n(u, m) into terms whose matrix never changes and the others.
 
     Both parts are integrated by the rule that the whole residual would get, so that their sum is the residual
@@ -37,7 +39,8 @@ def split(residual, u: dl.Function, m: dl.Function) -> tuple | None:
     degrees = _cell_degrees(residual)
     if degrees != _cell_degrees(dl.derivative(residual, u)) or len(degrees) != 1:
         return None
-    constant, varying = [], [i for i in residual.integrals() if i.integral_type() != "cell"]
+    constant: list[Any] = []
+    varying = [i for i in residual.integrals() if i.integral_type() != "cell"]
     for integral in cells:
         metadata = {**integral.metadata(), "quadrature_degree": degrees[0]}
         for term in _terms(integral.integrand()):

@@ -218,9 +218,13 @@ def _measure(model: hp.Model, guess: Callable, parameters: Sequence, weight: flo
             "model: expected a problem that reports its forward solves, an hd.AcceleratedVariationalProblem "
             f"with its own forward solver, got {type(model.problem).__name__}."
         )
-    counts = np.array([(r.iterations, r.residual_assemblies, r.factorizations) for r in reports], dtype=float)
-    means = counts.mean(axis=0) if len(reports) else np.full(3, np.inf)
-    return GuessWork(*means.tolist(), float(means[1] + weight * means[2]), len(parameters) - len(reports))
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(r, name) for r in reports])) if reports else np.inf
+
+    residuals, factorizations = mean("residual_assemblies"), mean("factorizations")
+    work = residuals + weight * factorizations
+    return GuessWork(mean("iterations"), residuals, factorizations, work, len(parameters) - len(reports))
 
 
 def _solve_at_mean(model: hp.Model) -> dl.GenericVector:

@@ -117,11 +117,12 @@ class PDEJacobian(Jacobian):
         super().__init__(observable, problem.generate_parameter())
         self._problem = problem
         self._state = problem.generate_state()
-        self._B = None if B is None else dl.as_backend_type(B).mat()
+        self._B: PETSc.Mat = None if B is None else dl.as_backend_type(B).mat()
         self._accelerated = isinstance(problem, AcceleratedVariationalProblem)
         self._linearization = self._problem_linearization()
         self._dense: np.ndarray | None = None
-        # hIPPYlib keeps a new C for each point; an accelerated problem brings its C up to date when asked
+        # hIPPYlib makes a new A and C for each point; an accelerated problem brings its own up to date when asked
+        self._kept_A = None if self._accelerated else problem.A  # kept alive, or its id could be another matrix's
         self._kept_C = None if self._accelerated else dl.as_backend_type(problem.C).mat()
 
     def _problem_linearization(self) -> int:

@@ -71,7 +71,7 @@ class LinearSolver:
         self._comm = comm
         self._lu_method = lu_method or ("umfpack" if comm.size == 1 else "mumps")
         self._tolerance, self._max_iterations, self._options_prefix = tolerance, max_iterations, options_prefix
-        self._matrix: PETSc.Mat | None = None
+        self._matrix: PETSc.Mat = None  # until set_operator
         self._stale = True
         self._ksp = self._new_ksp()
         # multigrid preconditioners have no dependable transpose, so Krylov solves with Aᵀ have a matrix of their own
@@ -130,7 +130,7 @@ class LinearSolver:
         self._stale = False
         self._transposed_stale = True
 
-    def _set_up(self, ksp: PETSc.KSP, matrix: PETSc.Mat | None) -> None:
+    def _set_up(self, ksp: PETSc.KSP, matrix: PETSc.Mat) -> None:
         ksp.setOperators(matrix)
         try:
             ksp.setUp()

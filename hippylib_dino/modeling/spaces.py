@@ -12,6 +12,7 @@ from collections.abc import Callable
 import dolfin as dl
 import numpy as np
 from mpi4py import MPI
+from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, VectorError
 
@@ -136,6 +137,16 @@ class DofOrder:
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """This rank's rows (n_owned, ...) of an array (dim, ...) in canonical order."""
         return array[self.owned]
+
+
+def dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:
+    """A dense PETSc matrix, rows partitioned as `like`, from this rank's rows (n_owned, k); the caller destroys it."""
+    size = ((like.local_size(), like.size()), (PETSc.DECIDE, owned.shape[1]))
+    matrix = PETSc.Mat().createDense(size, comm=like.mpi_comm())
+    matrix.setUp()
+    matrix.getDenseArray()[:] = owned
+    matrix.assemble()
+    return matrix
 
 
 def map_block(apply: Callable, like_in: dl.GenericVector, like_out: dl.GenericVector, block: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "plot_dataset": "generation",
     "plot_eigenvalues": "curves",
     "plot_fields": "fields",
     "plot_history": "curves",

@@ -6,14 +6,9 @@ import pytest
 import hippylib_dino as hd
 from hippylib_dino.errors import MisfitError, SolveError
 from hippylib_dino.modeling import time_dependent
-from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
-from hippylib_dino.modeling.time_dependent import (
-    OneStepScheme,
-    TimeDependentJacobian,
-    TimeObservation,
-    solve_trajectory,
-)
+from hippylib_dino.modeling.time_dependent import TimeDependentJacobian
+from hippylib_dino.modeling.time_observation import TimeObservation
 from tests import time_dependent_problems as problems
 
 NAMES = ("heat", "reaction")
@@ -25,19 +20,12 @@ WINDS = (
 )
 
 
-class TimeModel(ParameterToObservable, hp.Model):
-    """The parameter-to-observable map of a time-dependent problem."""
+class TimeModel(hd.JacobianModel):
+    """A time-dependent model, with a point and a direction."""
 
-    def __init__(self, problem, prior, misfit):
-        super().__init__(problem, prior, misfit)
-        self.observation = TimeObservation(misfit, problem)
-        self.scheme = OneStepScheme(problem)
-
-    def evalObservable(self, m):
-        return self.observation.observe(solve_trajectory(self, m))
-
-    def jacobian(self, m):
-        return TimeDependentJacobian(self.scheme, self.observation, solve_trajectory(self, m), m)
+    @property
+    def scheme(self):
+        return self._scheme
 
     def draw(self, index):
         return hd.data.draw_parameter(self.prior, 1, index)
@@ -118,7 +106,7 @@ def test_taylor_rates_with_a_negative_control(models, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_equal_hippylibs_one_march_each(models, name):
     model = models[name]
-    m, u = model.draw(1), solve_trajectory(model, model.draw(1))
+    m, u = model.draw(1), model.solveState(model.draw(1))
     J = TimeDependentJacobian(model.scheme, model.observation, u, m)
     model.problem.setLinearizationPoint([u, m, model.problem.generate_adjoint()], gauss_newton_approx=True)
     rhs, p, row = (model.generate_vector(i) for i in (hp.STATE, hp.ADJOINT, hp.PARAMETER))
@@ -139,7 +127,7 @@ def test_rows_equal_hippylibs_one_march_each(models, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_directions_equal_hippylibs_one_march_each(models, name):
     model = models[name]
-    m, v, u = model.draw(1), model.direction(), solve_trajectory(model, model.draw(1))
+    m, v, u = model.draw(1), model.direction(), model.solveState(model.draw(1))
     model.problem.setLinearizationPoint([u, m, model.problem.generate_adjoint()], gauss_newton_approx=True)
     rhs, du = model.generate_vector(hp.ADJOINT), model.generate_vector(hp.STATE)
     model.problem.applyC(v, rhs)
@@ -153,7 +141,7 @@ def test_gradient_of_the_misfit(models, name):
     """hIPPYlib's adjoint gradient is the Jacobian applied to the weighted residual."""
     model = models[name]
     m = model.draw(1)
-    x = [solve_trajectory(model, m), m, model.generate_vector(hp.ADJOINT)]
+    x = [model.solveState(m), m, model.generate_vector(hp.ADJOINT)]
     model.solveAdj(x[hp.ADJOINT], x)
     gradient = model.generate_vector(hp.PARAMETER)
     model.evalGradientParameter(x, gradient, misfit_only=True)
@@ -380,7 +368,7 @@ def test_step_that_cannot_be_solved_is_an_error(models):
     """And the next Jacobian of the same scheme is right."""
     model = models["heat"]
     m, v = model.draw(1), owned_values(model.direction())[:, None]
-    expected, u = model.jacobian(m).mult_block(v), solve_trajectory(model, m)
+    expected, u = model.jacobian(m).mult_block(v), model.solveState(m)
     bad = m.copy()
     set_owned_values(bad, np.full(m.size(), np.inf))
     with pytest.raises(SolveError):

@@ -152,12 +152,12 @@ def test_changed_coefficients_are_seen(models):
 
 
 def test_same_map_point_as_hippylib(pairs):
-    plain, fast = pairs["confusion"]
-    problems.observe_truth(fast)
-    settings = {"rel_tolerance": 1e-6}
-    (x, solver), (y, fast_solver) = (
-        problems.solve_map(hp.Model(m.problem, m.prior, m.misfit), **settings) for m in pairs["confusion"]
-    )
+    problems.observe_truth(pairs["confusion"][1])
+    results = []
+    for model in pairs["confusion"]:
+        stock = hp.Model(model.problem, model.prior, model.misfit)
+        results.append(problems.solve_map(stock, rel_tolerance=1e-6))
+    (x, solver), (y, fast_solver) = results
     assert solver.converged
     assert fast_solver.converged
     assert fast_solver.it == solver.it
@@ -174,19 +174,11 @@ def test_other_solvers_give_the_same_state_and_jacobian(models, pairs, name, opt
     m = hd.data.draw_parameter(fast.prior, 6, 0)
     q, J = other.linearize(m)
     assert other.problem.report.iterations > 0
+    columns = J.mult_block(owned_values(m)[:, None])  # forward solves, before J is kept
     expected_q, expected_J = fast.linearize(m)
     assert relative(q, expected_q) < 1e-9
     assert relative(J.to_dense(), expected_J.to_dense()) < 1e-8
-    v = owned_values(m)[:, None]
-    assert (
-        relative(
-            J._solve(J._C.matMult(hd.modeling.jacobian._dense_matrix(m, v)), is_adj=False).getDenseArray(),
-            expected_J._solve(
-                expected_J._C.matMult(hd.modeling.jacobian._dense_matrix(m, v)), is_adj=False
-            ).getDenseArray(),
-        )
-        < 1e-8
-    )
+    assert relative(columns[:, 0], expected_J.to_dense() @ owned_values(m)) < 1e-8
 
 
 def test_own_forward_solver_is_called(models):
@@ -338,7 +330,8 @@ for name in ("confusion", "mixed"):
     hp.ReducedHessian(model).mult(gradient, action)
     action = order.to_array(hd.modeling.owned_values(action))
     if MPI.COMM_WORLD.rank == 0:
-        print(*(repr(float(v)) for v in (q @ q, (rows**2).sum(), np.cos(rows).sum(), columns.sum(), np.abs(action).sum())))
+        numbers = q @ q, (rows**2).sum(), np.cos(rows).sum(), columns.sum(), np.abs(action).sum()
+        print(*(repr(float(v)) for v in numbers))
 """
     one, two = (np.array(run_python(code, ranks=n).stdout.split(), dtype=float) for n in (1, 2))
     assert len(one) == 10
