@@ -10,7 +10,7 @@ from hippylib import ADJOINT, PARAMETER, STATE
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from hippylib_dino.modeling.form_splitting import split, ufl
+from hippylib_dino.modeling.form_splitting import split, ufl, without_powers
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 
 
@@ -49,8 +49,8 @@ class CompiledForms:
 
         free = _free(u.vector(), bc0)
         self.bcs_agree = _on_all(comm, np.array_equal(owned_values(free), owned_values(_free(u.vector(), bc))))
-        jacobian = dl.derivative(residual, u, du)
-        A, F = dl.Form(jacobian), dl.Form(residual)
+        jacobian = without_powers(dl.derivative(residual, u, du))
+        A, F = dl.Form(jacobian), dl.Form(without_powers(residual))
         self._bc = bc
         self._residual = dl.cpp.fem.SystemAssembler(A, F, bc)
         self._gradient_form = by_m
@@ -68,7 +68,7 @@ class CompiledForms:
                 self._parts = parts
                 assemble = lambda tensor: parts.assemble_matrix(tensor, self._loads)  # noqa: E731
         self.A = CachedTensor(comm, jacobian, A, assemble=assemble)
-        self.C = CachedTensor(comm, dl.derivative(residual, m, dm), left=free)
+        self.C = CachedTensor(comm, without_powers(dl.derivative(residual, m, dm)), left=free)
         self.Wuu = CachedTensor(comm, dl.derivative(by_u, u, du), left=free, right=free)
         self.Wmu = CachedTensor(comm, dl.derivative(by_m, u, du), right=free)
         self.Wmm = CachedTensor(comm, dl.derivative(by_m, m, dm))
@@ -139,12 +139,14 @@ class SplitResidual:
     """
 
     def __init__(self, constant, varying, u: dl.Function, du, free: dl.GenericVector, bc0: list):
-        comm = u.vector().mpi_comm()
+        comm = self._comm = u.vector().mpi_comm()
+        self._same_pattern: bool | None = None
         self._u = u
         self._assembler = dl.cpp.fem.Assembler()
         jacobian, at_zero = dl.derivative(constant, u, du), ufl.replace(constant, {u: dl.Function(u.function_space())})
         K, f = dl.Form(jacobian), dl.Form(at_zero)
-        self._varying, self._derivative = dl.Form(varying), dl.Form(dl.derivative(varying, u, du))
+        self._varying = dl.Form(without_powers(varying))
+        self._derivative = dl.Form(without_powers(dl.derivative(varying, u, du)))
         self._K = CachedTensor(comm, jacobian, K)
         self._K_fixed = CachedTensor(comm, jacobian, K, assemble=dl.cpp.fem.SystemAssembler(K, f, bc0).assemble)
         self._f = CachedTensor(comm, at_zero, f)
@@ -162,6 +164,15 @@ class SplitResidual:
         out.axpy(1.0, self._Ku)
         out.axpy(1.0, self._f.tensor)
 
+    def _pattern(self, mat: PETSc.Mat) -> PETSc.Mat.Structure:
+        """Whether K has the entries of dn/du, as it does but for terms on facets; K has no others."""
+        if self._same_pattern is None:
+            mine, other = mat.getValuesCSR(), self._K_fixed.mat.getValuesCSR()
+            same = all(np.array_equal(a, b) for a, b in zip(mine[:2], other[:2], strict=True))
+            self._same_pattern = _on_all(self._comm, same)
+        structure = PETSc.Mat.Structure
+        return structure.SAME_NONZERO_PATTERN if self._same_pattern else structure.UNKNOWN_NONZERO_PATTERN
+
     def norm_of_fixed(self, residual: dl.GenericVector) -> float:
         """Euclidean norm of the entries of fixed degrees of freedom."""
         entries = residual.copy()
@@ -174,7 +185,7 @@ class SplitResidual:
         self._assembler.assemble(tensor, self._derivative)
         mat, free = tensor.mat(), dl.as_backend_type(self._free).vec()
         mat.diagonalScale(free, free)
-        mat.axpy(1.0, self._K_fixed.mat, structure=PETSc.Mat.Structure.UNKNOWN_NONZERO_PATTERN)
+        mat.axpy(1.0, self._K_fixed.mat, structure=self._pattern(mat))
         mat.destroy()  # references, which petsc4py would keep
         free.destroy()
 

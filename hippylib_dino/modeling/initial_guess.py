@@ -72,7 +72,7 @@ class NearestSample:
     Parameters
     ----------
     encode : callable ``encode(m) -> (r,)``
-        Latent coordinates of a parameter, the same on every rank.
+        Latent coordinates of a parameter, the same on every rank, scaled so that distance tells importance.
     latents : (n, r)
     states : (n, n_owned)
         Their states, this rank's entries.
@@ -102,7 +102,8 @@ class SampleRegression:
     ----------
     baseline : callable ``baseline(m) -> u``
     encode : callable ``encode(m) -> (r,)``
-        Latent coordinates of a parameter, the same on every rank.
+        Latent coordinates of a parameter, the same on every rank, scaled so that distance tells importance:
+        whitened coordinates times a power of their eigenvalues.
     parameters : sequence of n dolfin vectors
     states : (n, n_owned)
         Their states, this rank's entries.

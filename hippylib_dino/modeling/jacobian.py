@@ -13,6 +13,7 @@ from hippylib_dino.errors import InputError, RankError, SolveError
 from hippylib_dino.modeling.spaces import (
     DofOrder,
     check_vector,
+    dense_matrix,
     gather,
     owned_values,
     set_owned_values,
@@ -36,6 +37,7 @@ class Jacobian(abc.ABC):
     def __init__(self, observable: dl.GenericVector, parameter: dl.GenericVector):
         self._observable = observable
         self._parameter = parameter
+        self._dense: np.ndarray | None = None  # Jᵀ (n_owned, dQ), once it was asked for
 
     @abc.abstractmethod
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
@@ -76,7 +78,17 @@ class Jacobian(abc.ABC):
         set_owned_values(y, self.transpmult_block(everything[:, None])[:, 0])
 
     def owned_rows(self) -> np.ndarray:
-        """Jᵀ, (n_owned, dQ): this rank's parameter rows of every observable's gradient."""
+        """Jᵀ, (n_owned, dQ): by rows (dQ adjoint solves) or columns (dM forward solves), the fewer; then it is kept."""
+        if self._dense is None:
+            n_observables, n_parameters = self.shape
+            if n_observables <= n_parameters:
+                self._dense = self._every_row()
+            else:
+                first, last = self._parameter.local_range()
+                self._dense = self.mult_block(np.eye(n_parameters)[first:last]).T[first:last].copy()
+        return self._dense.copy()
+
+    def _every_row(self) -> np.ndarray:
         return self.transpmult_block(np.eye(self.shape[0]))
 
     def to_dense(self) -> np.ndarray:
@@ -120,7 +132,6 @@ class PDEJacobian(Jacobian):
         self._B: PETSc.Mat = None if B is None else dl.as_backend_type(B).mat()
         self._accelerated = isinstance(problem, AcceleratedVariationalProblem)
         self._linearization = self._problem_linearization()
-        self._dense: np.ndarray | None = None
         # hIPPYlib makes a new A and C for each point; an accelerated problem brings its own up to date when asked
         self._kept_A = None if self._accelerated else problem.A  # kept alive, or its id could be another matrix's
         self._kept_C = None if self._accelerated else dl.as_backend_type(problem.C).mat()
@@ -149,7 +160,7 @@ class PDEJacobian(Jacobian):
         self._check_alive()
         if self._dense is not None:
             return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
-        block = _dense_matrix(self._parameter, directions)
+        block = dense_matrix(self._parameter, directions)
         u = self._solve(self._C.matMult(block), is_adj=False)
         return -self._observe(u)
 
@@ -158,21 +169,15 @@ class PDEJacobian(Jacobian):
         if self._dense is not None:
             return self._dense @ weights
         first, last = self._observable.local_range()
-        rhs = self._B.transposeMatMult(_dense_matrix(self._observable, weights[first:last]))
+        rhs = self._B.transposeMatMult(dense_matrix(self._observable, weights[first:last]))
         p = self._solve(rhs, is_adj=True)
         return -self._C.transposeMatMult(p).getDenseArray().copy()
 
-    def owned_rows(self) -> np.ndarray:
-        """Jᵀ, (n_owned, dQ), by rows (dQ adjoint solves) or columns (dM forward solves), the fewer."""
-        if self._dense is None:
-            n_observables, n_parameters = self.shape
-            if n_observables <= n_parameters:
-                dense = self.transpmult_block(np.eye(n_observables))
-            else:
-                first, last = self._parameter.local_range()
-                dense = self.mult_block(np.eye(n_parameters)[first:last]).T[first:last].copy()
-            self._dense = dense
-        return self._dense.copy()
+    def _every_row(self) -> np.ndarray:
+        if not self._accelerated:
+            return super()._every_row()
+        self._check_alive()
+        return -self._C.transposeMatMult(self._problem.solve_rows(self._B)).getDenseArray()
 
     def _observe(self, u: PETSc.Mat) -> np.ndarray:
         rows = self._B.matMult(u).getDenseArray()
@@ -201,30 +206,23 @@ class StateJacobian(PDEJacobian):
     def mult_local(self, directions: np.ndarray) -> np.ndarray:
         """J V by forward sensitivities: (n_owned, k) parameter directions to (n_owned, k) state directions."""
         self._check_alive()
-        block = _dense_matrix(self._parameter, directions)
+        block = dense_matrix(self._parameter, directions)
         return -self._solve(self._C.matMult(block), is_adj=False).getDenseArray()
 
     def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ W by adjoint solves: (n_owned, k) dual state weights to (n_owned, k) dual parameter vectors."""
         self._check_alive()
-        p = self._solve(_dense_matrix(self._state, weights), is_adj=True)
+        p = self._solve(dense_matrix(self._state, weights), is_adj=True)
         return -self._C.transposeMatMult(p).getDenseArray().copy()
+
+    def _every_row(self) -> np.ndarray:
+        return self.transpmult_block(np.eye(self.shape[0]))
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         return self._order.to_array(self.mult_local(directions))
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         return self.transpmult_local(self._order.from_array(weights))
-
-
-def _dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:
-    """A dense PETSc matrix, rows partitioned as `like`, from this rank's rows (n_owned, k)."""
-    size = ((like.local_size(), like.size()), (PETSc.DECIDE, owned.shape[1]))
-    matrix = PETSc.Mat().createDense(size, comm=like.mpi_comm())
-    matrix.setUp()
-    matrix.getDenseArray()[:] = owned
-    matrix.assemble()
-    return matrix
 
 
 def _solve(solver: dl.GenericLinearSolver, rhs: PETSc.Mat, like: dl.GenericVector) -> PETSc.Mat:

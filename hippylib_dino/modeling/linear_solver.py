@@ -11,6 +11,8 @@ from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
 
+MANY = 32  # right-hand sides from which on MUMPS pays off on one rank
+MUMPS_BLOCK = 128  # right-hand sides that it takes through its factors together; its own default is 32
 LINEAR_SOLVERS = ("lu", "krylov")
 _MISSING_FACTOR = 92  # PETSC_ERR_MISSING_FACTOR
 _REASONS = {
@@ -32,8 +34,9 @@ class LinearSolver:
         A direct solver, or GMRES with algebraic multigrid (hypre's where PETSc has it) for large or
         three-dimensional problems.
     lu_method : str, optional
-        PETSc's name of a direct solver; ``"umfpack"`` on one rank and ``"mumps"`` on several by default.
-        PETSc's own, ``"petsc"``, is faster on one rank but does not pivot.
+        PETSc's name of a direct solver.  By default ``"mumps"``, but on one rank ``"umfpack"`` where the first
+        solve after a new A is not for many right-hand sides.  PETSc's own, ``"petsc"``, is quick on small
+        problems, but does not pivot.
     tolerance : float
         Relative, of the preconditioned residual; used by Krylov solves.
     max_iterations : int
@@ -69,23 +72,25 @@ class LinearSolver:
         self.method = method
         self.n_factorizations = 0
         self._comm = comm
-        self._lu_method = lu_method or ("umfpack" if comm.size == 1 else "mumps")
+        self._lu_method = lu_method
         self._tolerance, self._max_iterations, self._options_prefix = tolerance, max_iterations, options_prefix
         self._matrix: PETSc.Mat = None  # until set_operator
-        self._stale = True
-        self._ksp = self._new_ksp()
+        self._ksp = self._new_ksp(lu_method or ("umfpack" if comm.size == 1 else "mumps"))
+        own_choice = method == "lu" and lu_method is None and options_prefix is None and comm.size == 1
+        self._for_blocks = self._new_ksp("mumps") if own_choice else self._ksp
+        self._factored: PETSc.KSP = None  # the one of these that holds the factors of the present A
         # multigrid preconditioners have no dependable transpose, so Krylov solves with Aᵀ have a matrix of their own
-        self._transposed = None if self._is_direct() else self._new_ksp()
+        self._transposed = None if self._is_direct() else self._new_ksp(lu_method)
         self._transposed_matrix = PETSc.Mat()
         self._transposed_stale = True
 
-    def _new_ksp(self) -> PETSc.KSP:
+    def _new_ksp(self, lu_method: str | None) -> PETSc.KSP:
         ksp = PETSc.KSP().create(self._comm)
         preconditioner = ksp.getPC()
         if self.method == "lu":
             ksp.setType(PETSc.KSP.Type.PREONLY)
             preconditioner.setType(PETSc.PC.Type.LU)
-            preconditioner.setFactorSolverType(self._lu_method)
+            preconditioner.setFactorSolverType(lu_method)
         else:
             ksp.setType(PETSc.KSP.Type.GMRES)
             ksp.setGMRESRestart(100)
@@ -109,13 +114,11 @@ class LinearSolver:
 
     def set_operator(self, A: dl.PETScMatrix | PETSc.Mat) -> None:
         """Take A, or take note that its values changed; the factorization waits for the first solve."""
-        if self._matrix is None:
-            self._matrix = A if isinstance(A, PETSc.Mat) else A.mat()
-            self._ksp.setOperators(self._matrix)
-        self._stale = True
+        self._matrix = A if isinstance(A, PETSc.Mat) else A.mat()
+        self._factored = None
 
-    def factor(self) -> None:
-        """Factor A now, if its values changed since the last time.
+    def factor(self, columns: int = 1) -> PETSc.KSP:
+        """Factor A now, if its values changed since the last time, for that many right-hand sides.
 
         Raises
         ------
@@ -124,11 +127,12 @@ class LinearSolver:
         InputError
             If PETSc does not have the direct solver.
         """
-        if not self._stale:
-            return
-        self._set_up(self._ksp, self._matrix)
-        self._stale = False
-        self._transposed_stale = True
+        if self._factored is None:
+            ksp = self._ksp if columns < MANY else self._for_blocks
+            self._set_up(ksp, self._matrix)
+            self._factored = ksp
+            self._transposed_stale = True
+        return self._factored
 
     def _set_up(self, ksp: PETSc.KSP, matrix: PETSc.Mat) -> None:
         ksp.setOperators(matrix)
@@ -145,11 +149,11 @@ class LinearSolver:
 
     def _direction(self, transposed: bool) -> tuple[PETSc.KSP, Callable]:
         """The solver, set up for A or Aᵀ, and its method to call."""
-        self.factor()
+        ksp = self.factor()
         if not transposed:
-            return self._ksp, self._ksp.solve
+            return ksp, ksp.solve
         if self._transposed is None:
-            return self._ksp, self._ksp.solveTranspose
+            return ksp, ksp.solveTranspose
         if self._transposed_stale:
             self._matrix.transpose(self._transposed_matrix)
             self._set_up(self._transposed, self._transposed_matrix)
@@ -207,25 +211,55 @@ class LinearSolver:
         SolveError
             If a solve fails or gives values that are not finite.
         """
-        self.factor()
+        preconditioner = self.factor(B.getSize()[1]).getPC()
         X = B.duplicate()
-        direct, preconditioner = self._is_direct(), self._ksp.getPC()
-        if direct and (not transposed or preconditioner.getFactorSolverType() == "mumps"):
-            factor = preconditioner.getFactorMatrix()
-            if transposed:
-                factor.setMumpsIcntl(9, 0)
-            try:
-                factor.matSolve(B, X)
-            except PETSc.Error as error:
-                raise SolveError(f"the block solve failed: {_last_line(error)}") from error
-            finally:
-                if transposed:
-                    factor.setMumpsIcntl(9, 1)
+        mumps = self._is_direct() and preconditioner.getFactorSolverType() == "mumps"
+        if mumps or (self._is_direct() and not transposed):
+            self._solve_matrix(preconditioner.getFactorMatrix(), B, X, mumps=mumps, transposed=transposed)
         else:
             self._solve_columns(B, X, transposed=transposed)
         if not np.isfinite(X.norm()):  # over all ranks: they must agree on whether to raise
             raise SolveError("the block solve gave values that are not finite.")
         return X
+
+    def solve_rows(self, B: PETSc.Mat) -> PETSc.Mat:
+        """A⁻ᵀ Bᵀ for a sparse matrix B (k, n), as a dense matrix (n, k).
+
+        MUMPS on one rank takes the right-hand sides as they are and leaves out the part of the
+        forward substitution in which they are zero: half the time where a row of B has few entries.
+
+        Raises
+        ------
+        SolveError
+            If a solve fails or gives values that are not finite.
+        """
+        preconditioner = self.factor(B.getSize()[0]).getPC()
+        if not (self._comm.size == 1 and self._is_direct() and preconditioner.getFactorSolverType() == "mumps"):
+            dense = B.transpose(PETSc.Mat()).convert("dense")
+            X = self.solve_block(dense, transposed=True)
+            dense.destroy()
+            return X
+        X = PETSc.Mat().createDense((B.getSize()[1], B.getSize()[0]), comm=self._comm)
+        X.setUp()
+        sparse = PETSc.Mat().createTranspose(B)
+        self._solve_matrix(preconditioner.getFactorMatrix(), sparse, X, mumps=True, transposed=True)
+        sparse.destroy()
+        if not np.isfinite(X.norm()):
+            raise SolveError("the block solve gave values that are not finite.")
+        return X
+
+    def _solve_matrix(self, factor: PETSc.Mat, B: PETSc.Mat, X: PETSc.Mat, *, mumps: bool, transposed: bool) -> None:
+        """One PETSc call for all columns; MUMPS' ICNTL(9) chooses between A and Aᵀ."""
+        if mumps:
+            factor.setMumpsIcntl(27, -MUMPS_BLOCK)
+            factor.setMumpsIcntl(9, 0 if transposed else 1)
+        try:
+            factor.matSolve(B, X)
+        except PETSc.Error as error:
+            raise SolveError(f"the block solve failed: {_last_line(error)}") from error
+        finally:
+            if mumps:
+                factor.setMumpsIcntl(9, 1)
 
     def _solve_columns(self, B: PETSc.Mat, X: PETSc.Mat, *, transposed: bool) -> None:
         x, b = self._matrix.createVecs()
@@ -241,6 +275,7 @@ class LinearSolver:
     def destroy(self) -> None:
         """Free the factorization now; petsc4py would wait for a garbage collection."""
         self._ksp.destroy()
+        self._for_blocks.destroy()
         self._transposed_matrix.destroy()
         if self._transposed is not None:
             self._transposed.destroy()

@@ -23,11 +23,12 @@ from petsc4py import PETSc
 
 from hippylib_dino.errors import SolveError
 from hippylib_dino.modeling.jacobian import Jacobian, reason
+from hippylib_dino.modeling.linear_solver import LinearSolver
 from hippylib_dino.modeling.spaces import dense_matrix, owned_values, sum_over_ranks
 from hippylib_dino.modeling.time_observation import TimeObservation, dense_product
 
 try:  # the name of dolfin's UFL where FEniCSx is installed beside it
-    from ufl_legacy.algorithms import expand_derivatives  # type: ignore[import-not-found]
+    from ufl_legacy.algorithms import expand_derivatives
 except ImportError:
     from ufl.algorithms import expand_derivatives
 
@@ -71,7 +72,7 @@ class OneStepScheme:
         states, parameters, adjoints = (problem.Vh[i] for i in (hp.STATE, hp.PARAMETER, hp.ADJOINT))
         self._functions = dl.Function(states), dl.Function(states), dl.Function(parameters)
         self._test = dl.TestFunction(adjoints)
-        self._solver = _Factorization(problem.Vh[hp.STATE].mesh().mpi_comm())
+        self._solver = LinearSolver(problem.Vh[hp.STATE].mesh().mpi_comm(), lu_method="mumps")
         self._compiled: dict[tuple, LinearizedStep] = {}
         self._current: LinearizedStep | None = None
 
@@ -104,7 +105,7 @@ class OneStepScheme:
 class LinearizedStep:
     """A_n, D_n and C_n of one step; blocks have the rows this rank owns, (n_owned, c)."""
 
-    def __init__(self, residual, functions: tuple, bcs: list, solver: _Factorization):
+    def __init__(self, residual, functions: tuple, bcs: list, solver: LinearSolver):
         self.residual = residual
         self._solver = solver
         u, u_old, m = functions
@@ -133,17 +134,15 @@ class LinearizedStep:
             If A_n is singular, or the solution not finite.
         """
         if self._A.update():
-            try:
-                self._solver.factorize(self._A.matrix)
-            except SolveError:
-                self._A.release()  # lest the next call takes it for factored
-                raise
+            self._solver.set_operator(self._A.matrix)
         block = dense_matrix(self._layouts[0], rhs)
-        solution = self._solver.solve(block, transposed)
-        block.destroy()
-        if not np.isfinite(solution.norm()):  # over all ranks: they must agree on whether to raise
-            raise SolveError("linear solve for the Jacobian gave values that are not finite.")
-        return solution
+        try:
+            return self._solver.solve_block(block, transposed=transposed)
+        except SolveError as error:
+            self._A.release()  # lest the next call takes it for factored
+            raise SolveError(f"the linearised time step could not be solved: {error}") from error
+        finally:
+            block.destroy()
 
     def release(self) -> None:
         """Give back the matrices; they are assembled again when needed."""
@@ -218,30 +217,6 @@ def _values(coefficient) -> np.ndarray:
     return coefficient.values() if isinstance(coefficient, dl.Constant) else owned_values(coefficient.vector())
 
 
-class _Factorization:
-    """LU by MUMPS: any number of ranks, many right-hand sides, the matrix and its transpose."""
-
-    def __init__(self, comm):
-        self._ksp = PETSc.KSP().create(comm)
-        self._ksp.setType(PETSc.KSP.Type.PREONLY)
-        self._ksp.getPC().setType(PETSc.PC.Type.LU)
-        self._ksp.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
-
-    def factorize(self, matrix: PETSc.Mat) -> None:
-        self._ksp.setOperators(matrix)
-        self._ksp.setUp()
-        if self._ksp.getConvergedReason() < 0:
-            raise SolveError("the linearised time step is singular: its factorization for the Jacobian failed.")
-
-    def solve(self, rhs: PETSc.Mat, transposed: bool) -> PETSc.Mat:
-        solution = rhs.duplicate()
-        factor = self._ksp.getPC().getFactorMatrix()
-        factor.setMumpsIcntl(9, 0 if transposed else 1)
-        factor.matSolve(rhs, solution)
-        factor.setMumpsIcntl(9, 1)
-        return solution
-
-
 class TimeDependentJacobian(Jacobian):
     """J = dq/dm on a trajectory, by marches of many right-hand sides at once.
 
@@ -269,7 +244,6 @@ class TimeDependentJacobian(Jacobian):
         self._scheme = scheme
         self._observation = observation
         self._trajectory = trajectory
-        self._dense: np.ndarray | None = None
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         if self._dense is not None:
@@ -308,15 +282,3 @@ class TimeDependentJacobian(Jacobian):
                 rhs[:, reached] = -step.couple(p, transposed=True)
             p.destroy()
         return gradient
-
-    def owned_rows(self) -> np.ndarray:
-        """Jᵀ, (n_owned, dQ), by rows (adjoint marches) or columns (forward marches), the fewer."""
-        if self._dense is None:
-            n_observables, n_parameters = self.shape
-            if n_observables <= n_parameters:
-                dense = self.transpmult_block(np.eye(n_observables))
-            else:
-                first, last = self._parameter.local_range()
-                dense = self.mult_block(np.eye(n_parameters)[first:last]).T[first:last].copy()
-            self._dense = dense
-        return self._dense.copy()

@@ -406,6 +406,17 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         self.n_calls["incremental_adjoint" if is_adj else "incremental_forward"] += rhs.getSize()[1]
         return self._linearized_solver().solve_block(rhs, transposed=is_adj)
 
+    def solve_rows(self, B: PETSc.Mat) -> PETSc.Mat:
+        """Adjoint incremental solves A⁻ᵀ Bᵀ, dense (dU, k), for the rows of a sparse observation operator B (k, dU).
+
+        Raises
+        ------
+        SolveError
+            If a solve fails.
+        """
+        self.n_calls["incremental_adjoint"] += B.getSize()[0]
+        return self._linearized_solver().solve_rows(B)
+
     def _linearized_solver(self) -> LinearSolver:
         self._linearized("A")
         return self._factor()

@@ -5,7 +5,7 @@ import pytest
 
 import hippylib_dino as hd
 from hippylib_dino.modeling.compiled_forms import CompiledForms
-from hippylib_dino.modeling.form_splitting import split
+from hippylib_dino.modeling.form_splitting import split, without_powers
 from hippylib_dino.modeling.spaces import owned_values
 from tests import problems
 
@@ -76,3 +76,18 @@ def test_parts_add_up_to_residual_and_matrix_of_hippylib(models):
     pde.bc[0].apply(expected, u)
     scale = np.abs(owned_values(expected)).max()
     np.testing.assert_allclose(owned_values(residual), owned_values(expected), rtol=0, atol=1e-12 * scale)
+
+
+def test_powers_become_products():
+    """The same numbers, and no call of `pow` for small whole exponents; others stay."""
+    mesh = dl.UnitSquareMesh(dl.MPI.comm_self, 4, 4)
+    V = dl.FunctionSpace(mesh, "Lagrange", 1)
+    u, v = dl.interpolate(dl.Expression("1.5 + x[0] - x[1]", degree=1), V), dl.TestFunction(V)
+    form = (u**3 + u**0.5 + (1 + u) ** 2) * v * dl.dx + dl.derivative(u**4 * dl.dx, u, v)
+    rewritten = without_powers(form)
+    assert str(rewritten).count("**") == 1
+    a, b = dl.assemble(form), dl.assemble(rewritten)
+    a.axpy(-1.0, b)
+    assert a.norm("l2") <= 1e-14 * b.norm("l2")
+    zero = dl.derivative(v * dl.dx, u, dl.TrialFunction(V))
+    assert without_powers(zero) is zero

@@ -6,6 +6,7 @@ from petsc4py import PETSc
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling import LinearSolver
+from hippylib_dino.modeling.linear_solver import MANY
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 
 OPTIONS = (
@@ -137,3 +138,39 @@ for i in range(351):
 """
     early, late = map(float, run_python(code).stdout.split())
     assert late < early + 5.0
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"lu_method": "umfpack"}])
+def test_sparse_rows_equal_a_dense_block(options, rng):
+    """MUMPS takes sparse right-hand sides as they are, the others a dense block; one factorization in any case."""
+    A, _ = convection()
+    n = A.size(0)
+    B = PETSc.Mat().createAIJ((40, n), nnz=3, comm=PETSc.COMM_SELF)
+    for i in range(40):
+        for j in rng.choice(n, size=3, replace=False):
+            B.setValue(i, int(j), rng.standard_normal())
+    B.assemble()
+    rows = B.convert("dense", PETSc.Mat()).getDenseArray()
+    expected = np.linalg.solve(A.array().T, rows.T)
+    solver = LinearSolver(A.mpi_comm(), **options)
+    solver.set_operator(A)
+    X = solver.solve_rows(B)
+    np.testing.assert_allclose(X.getDenseArray(), expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+    # a Krylov solver prepares a preconditioner for each direction
+    assert solver.n_factorizations == (2 if options.get("method") == "krylov" else 1)
+
+
+def test_default_takes_mumps_for_many_right_hand_sides_and_keeps_to_what_is_factored(rng):
+    A, space = convection()
+    many = block(rng.standard_normal((space.dim(), MANY)))
+    x, b = dl.Function(space).vector(), dl.Function(space).vector()
+    solver = LinearSolver(A.mpi_comm())
+    solver.set_operator(A)
+    assert solver.factor(MANY).getPC().getFactorSolverType() == "mumps"
+    solver.solve(x, b)
+    assert solver.n_factorizations == 1
+    solver.set_operator(A)
+    solver.solve(x, b)
+    assert solver.factor(MANY).getPC().getFactorSolverType() == "umfpack"
+    solver.solve_block(many, transposed=True)
+    assert solver.n_factorizations == 2

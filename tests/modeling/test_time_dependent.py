@@ -6,6 +6,7 @@ import pytest
 import hippylib_dino as hd
 from hippylib_dino.errors import MisfitError, SolveError
 from hippylib_dino.modeling import time_dependent
+from hippylib_dino.modeling.linear_solver import LinearSolver
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from hippylib_dino.modeling.time_dependent import TimeDependentJacobian
 from hippylib_dino.modeling.time_observation import TimeObservation
@@ -72,7 +73,7 @@ def counts(monkeypatch):
         monkeypatch.setattr(owner, method, wrapper)
 
     counted(time_dependent._Derivative, "_assemble", "assembled")
-    counted(time_dependent._Factorization, "factorize", "factored")
+    counted(LinearSolver, "_set_up", "factored")
     return counts
 
 
