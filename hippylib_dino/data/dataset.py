@@ -375,7 +375,7 @@ class Dataset:
     @property
     def runs(self) -> list[dict]:
         """The runs that wrote this dataset: start, ranks, samples solved, seconds."""
-        return [json.loads(f.read_text()) for f in sorted((self.path / "runs").glob("*.json"))]
+        return [json.loads(f.read_text()) for f in sorted((self.path / "runs").glob("[0-9]*.json"))]
 
     # ---- integrity -----------------------------------------------------------------------
 
@@ -447,10 +447,24 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     os.replace(partial, path)
 
 
-def write_record(group: zarr.Group, index: int, record: dict[str, np.ndarray]) -> None:
-    """Store arrays of one sample; its status is written by whoever calls, after this."""
-    for name, values in record.items():
-        group[name][index] = values
+class SampleWriter:
+    """Writes samples into the arrays of a group, which are looked up once.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    """
+
+    def __init__(self, group: zarr.Group):
+        self._group = group
+        self._arrays: dict[str, zarr.Array] = {}
+
+    def write(self, index: int, record: dict[str, np.ndarray]) -> None:
+        """Store arrays of one sample; its status is written by whoever calls, after this."""
+        for name, values in record.items():
+            if name not in self._arrays:
+                self._arrays[name] = self._group[name]
+            self._arrays[name][index] = values
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dims: tuple[str, ...], dtype="f8") -> zarr.Array:

@@ -12,7 +12,7 @@ import zarr
 from mpi4py import MPI
 from tqdm import tqdm
 
-from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, write_basis, write_record
+from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
@@ -299,12 +299,14 @@ class _Run:
         """States and Jacobians of the basis samples, then the bases."""
         if self.root.attrs["has_bases"]:
             return
+        self.scratch_writer = SampleWriter(self.root[SCRATCH])
         self._hand_out("bases", self.root[SCRATCH]["status"], self._solve_basis_sample)
         if self.model.whole_state:
             self._together(lambda: self._first_group(self._build_state_basis))
             if self.plan.input_basis == "derivative":
                 self._together(lambda: self._first_group(self._create_rows))
                 self._reopen()
+                self.scratch_writer = SampleWriter(self.root[SCRATCH])
                 self._output = Dataset(self.root, self.path).stored_basis("output")
                 self._hand_out("sensitivities", self.root[SCRATCH]["rows_status"], self._solve_rows)
         else:
@@ -331,7 +333,7 @@ class _Run:
             record["covariance"] = linearized_covariance(self.model.prior, rows)
             record["jacobian"] = self.order.to_array(rows).T
         if self.writes:
-            write_record(self.root[SCRATCH], index, record)
+            self.scratch_writer.write(index, record)
         self._note_rescue(index, solved)
 
     def _basis_samples(self, status: str = "status") -> np.ndarray:
@@ -377,7 +379,7 @@ class _Run:
         rows = jacobian.transpmult_local(self.data.local(self._output.encoder))
         full = self.order.to_array(rows).T
         if self.writes:
-            write_record(self.root[SCRATCH], index, {"rows": full})
+            self.scratch_writer.write(index, {"rows": full})
 
     def _build_input_basis(self) -> None:
         plan, scratch, prior = self.plan, self.root[SCRATCH], self.model.prior
@@ -413,6 +415,7 @@ class _Run:
 
     def _prepare_projection(self) -> None:
         self._reopen()
+        self.writer = SampleWriter(self.root)
         dataset, plan = Dataset(self.root, self.path), self.plan
         self.projector = Projector(
             self.model, dataset.input_basis, dataset.output_basis, seed=plan.seed, store_full=plan.store_full
@@ -454,8 +457,7 @@ class _Run:
     def _solve_sample(self, index: int) -> None:
         kept = index < self.plan.n_basis_samples and SCRATCH in self.root
         solved = self._kept(index) if kept else self.solver.solve(index)
-        covariance = self.root[SCRATCH]["covariance"][index] if kept and not self.model.whole_state else None
-        record = self.projector.record(index, solved, covariance)
+        record = self.projector.record(solved)
         if self.writes:
-            write_record(self.root, index, record)
+            self.writer.write(index, record)
         self._note_rescue(index, solved)

@@ -25,6 +25,7 @@ from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_valu
 
 Guess = Callable[[dl.GenericVector], dl.GenericVector]
 GUESSES = ("mean", "linearized", "nearest", "regression")
+MOST_LATENT = 20  # coordinates in which samples are compared
 N_MEASURED = 8  # basis samples that the candidates are compared on, and not built from
 
 
@@ -71,11 +72,12 @@ class Guesses:
             return LinearizedPrediction(self._model)
         parameters = [self._parameter(i) for i in samples]
         states = np.array([self._states.from_array(self._scratch["state"][i]) for i in samples])
-        # interpolation with a linear tail needs more samples than coordinates
-        n_latent = max(1, len(samples) // 3)
+        # interpolation with a linear tail needs more samples than coordinates, and distances that mean something:
+        # coordinates weigh in as much as they move the observable
+        weights = self._projector.importance[: min(MOST_LATENT, max(1, len(samples) // 3))]
 
         def encode(m: dl.GenericVector) -> np.ndarray:
-            return self._projector.encode(owned_values(m))[:n_latent]
+            return weights * self._projector.encode(owned_values(m))[: len(weights)]
 
         if name == "nearest":
             latents = np.array([encode(m) for m in parameters])

@@ -11,8 +11,8 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, sum_over_ranks
 from hippylib_dino.reduction.basis import Basis
 
-# random directions that estimate what of a Jacobian the input basis does not see
-N_PROBES = 8
+# prior draws that estimate what of a Jacobian the input basis does not see
+N_PROBES = 16
 
 
 def linearized_covariance(prior, rows: np.ndarray) -> np.ndarray:
@@ -29,48 +29,50 @@ def owned_rows(solved: Solved) -> np.ndarray:
 class Projector:
     """Projection of samples on a pair of bases.
 
-    Full Jacobians are taken by rows (dQ adjoint solves) where that is cheaper, or where they are to be stored, and else
-    by columns: rM forward sensitivities of the input basis, and a few of random directions outside it, from
-    which ‖Γ^-½ J R^-½‖² is estimated without bias.
+    J is applied to the input basis and to a few prior draws less their part in it, for which E[z zᵀ] = R⁻¹ - ΨΨᵀ:
+    that gives J_r, and ‖Γ^-½ J R^-½‖² without prior solves, its part in the basis exactly and the small rest as an
+    unbiased estimate.  Full Jacobians are taken by rows (dQ adjoint solves) where that is cheaper, or where they are
+    to be stored, and else not at all: rM and a few forward sensitivities do.
 
     Parameters
     ----------
     model : JacobianModel
     input_basis, output_basis : Basis
     seed : int
-        Of the random directions, together with the sample's index.
+        Of the prior draws.
     store_full : bool
         Whether full parameters and Jacobians are part of the record.
+
+    Attributes
+    ----------
+    importance : (rM,)
+        Of each latent parameter to the observable, the first one's 1.
     """
 
     def __init__(
         self, model: JacobianModel, input_basis: Basis, output_basis: Basis, *, seed: int, store_full: bool = False
     ):
-        self.model, self.seed, self.store_full = model, seed, store_full
+        self.model, self.store_full = model, store_full
         self.order, self.data = DofOrder(model.prior.Vh), model.data_space
         self._encoder = self.order.from_array(input_basis.encoder)
         self._decoder = self.order.from_array(input_basis.decoder)
         self._shift = self.order.from_array(input_basis.shift)
+        self._rank = input_basis.rank
+        values = input_basis.eigenvalues[: self._rank]
+        self.importance = (values / values[0]) ** 0.25
         self._out_encoder = self.data.local(output_basis.encoder)
         self._out_decoder = self.data.local(output_basis.decoder)
         self._out_shift = self.data.local(output_basis.shift)
-        fewer_rows = self.data.dim <= input_basis.rank + N_PROBES and not model.whole_state
+        self._directions = np.column_stack([self._decoder, self._probes(seed)])
+        fewer_rows = self.data.dim <= self._directions.shape[1] and not model.whole_state
         self.by_rows = fewer_rows or store_full
 
     def encode(self, m: np.ndarray) -> np.ndarray:
         """Latent parameter (rM,) of owned values."""
         return sum_over_ranks(self._encoder.T @ (m - self._shift), self.order.comm)
 
-    def record(self, index: int, solved: Solved, covariance: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Arrays to store of sample `index`, on every rank of the mesh.
-
-        Parameters
-        ----------
-        index : int
-        solved : Solved
-        covariance : (dQ, dQ), optional
-            J R⁻¹ Jᵀ, where it is known.
-        """
+    def record(self, solved: Solved) -> dict[str, np.ndarray]:
+        """Arrays to store of a sample, on every rank of the mesh."""
         record: dict[str, np.ndarray]
         q, y = solved.q, self.data.dot(self._out_encoder, solved.q - self._out_shift)
         record = {"x": self.encode(solved.m), "y": y, "observable_energy": self.data.inner(q, q)}
@@ -81,30 +83,22 @@ class Projector:
             record["observable"] = q
         jacobian = solved.jacobian
         if isinstance(jacobian, Jacobian) and not self.by_rows:
-            reduced, energy = self._by_columns(index, jacobian)
+            columns = jacobian.mult_local(self._directions)
         else:
             rows = owned_rows(solved)
-            reduced = self._out_encoder.T @ sum_over_ranks(rows.T @ self._decoder, self.order.comm)
-            covariance = linearized_covariance(self.model.prior, rows) if covariance is None else covariance
-            energy = np.trace(self.data.precision(covariance))
+            columns = sum_over_ranks(rows.T @ self._directions, self.order.comm)
             if self.store_full:
                 record["m"], record["jacobian"] = self.order.to_array(solved.m), self.order.to_array(rows).T
-        record["reduced_jacobian"], record["jacobian_energy"] = reduced, np.asarray(energy)
+        record["reduced_jacobian"] = self.data.dot(self._out_encoder, columns[:, : self._rank])
+        energies = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns)))
+        record["jacobian_energy"] = energies[: self._rank].sum() + energies[self._rank :].mean()
         record["work"] = np.array([solved.seconds, solved.iterations])
         return record
 
-    def _by_columns(self, index: int, jacobian: Jacobian) -> tuple[np.ndarray, float]:
-        """J_r and an unbiased estimate of ‖Γ^-½ J R^-½‖²: J on the basis, and on prior draws outside it."""
-        rank = self._decoder.shape[1]
-        columns = jacobian.mult_local(np.column_stack([self._decoder, self._probes(index)]))
-        reduced = self.data.dot(self._out_encoder, columns[:, :rank])
-        energies = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns)))
-        return reduced, float(energies[:rank].sum() + energies[rank:].mean())
-
-    def _probes(self, index: int) -> np.ndarray:
-        """(n_owned, N_PROBES): prior draws less their part in the basis, for which E[z zᵀ] = R⁻¹ - ΨΨᵀ."""
+    def _probes(self, seed: int) -> np.ndarray:
+        """(n_owned, N_PROBES): prior draws less their part in the basis."""
         prior = self.model.prior
         mean = owned_values(prior.mean)
-        draws = [owned_values(draw_parameter(prior, (self.seed, 1 + j), index)) - mean for j in range(N_PROBES)]
+        draws = [owned_values(draw_parameter(prior, (seed, 1), index)) - mean for index in range(N_PROBES)]
         probes = np.column_stack(draws)
         return probes - self._decoder @ sum_over_ranks(self._encoder.T @ probes, self.order.comm)
