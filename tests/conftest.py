@@ -18,6 +18,9 @@ MODELS = (
     "linear",
     "accelerated_vector",
     "accelerated_mixed",
+    "state",
+    "heat",
+    "reaction",
 )
 
 

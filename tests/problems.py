@@ -142,3 +142,17 @@ def state(comm):
     pde = hd.AcceleratedVariationalProblem([states, parameters, states], residual, bc, bc, is_fwd_linear=False)
     prior = hp.BiLaplacianPrior(parameters, 0.2, 1.0, robin_bc=True, solver_type="lu")
     return hd.JacobianModel(pde, prior, hp.ContinuousStateObservation(states, dl.dx, bc, noise_variance=1e-4))
+
+
+def heat(comm):
+    """Time-dependent, linear in the state; observed at two of four steps."""
+    from tests import time_dependent_problems  # which imports this module
+
+    return hd.JacobianModel(*time_dependent_problems.heat(comm))
+
+
+def reaction(comm):
+    """Time-dependent, nonlinear, Crank-Nicolson."""
+    from tests import time_dependent_problems  # which imports this module
+
+    return hd.JacobianModel(*time_dependent_problems.reaction(comm))

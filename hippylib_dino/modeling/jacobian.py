@@ -215,6 +215,14 @@ class StateJacobian(PDEJacobian):
         p = self._solve(dense_matrix(self._state, weights), is_adj=True)
         return -self._C.transposeMatMult(p).getDenseArray().copy()
 
+    def mult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
+        check_vector(x, self._parameter, "x of Jacobian.mult")
+        set_owned_values(y, self.mult_local(owned_values(x)[:, None])[:, 0])
+
+    def transpmult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
+        check_vector(x, self._observable, "x of Jacobian.transpmult")
+        set_owned_values(y, self.transpmult_local(owned_values(x)[:, None])[:, 0])
+
     def _every_row(self) -> np.ndarray:
         return self.transpmult_block(np.eye(self.shape[0]))
 
