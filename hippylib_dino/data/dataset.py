@@ -56,7 +56,8 @@ class Samples:
     observable_energy : (n,)
         ‖q‖² in the noise-precision norm.
     jacobian_energy : (n,)
-        ‖Γ^-½ J R^-½‖²_HS = tr(Γ⁻¹ J R⁻¹ Jᵀ) of the full Jacobian.
+        ‖Γ^-½ J R^-½‖²_HS = tr(Γ⁻¹ J R⁻¹ Jᵀ) of the full Jacobian.  Exact with ``store_full=True``; else its
+        part outside the input basis is an estimate, from the same prior draws for all samples.
     observable : (n, dQ), optional
         q, in the observable's units; None where it is the whole state.
     observable_residual : (n,), optional
@@ -227,6 +228,11 @@ class Dataset:
         """Whether every sample is done or has failed for good."""
         return bool((self.status != PENDING).all())
 
+    @property
+    def basis_samples_finished(self) -> int:
+        """Samples that the first pass has finished, while there are no bases."""
+        return int((self._group[SCRATCH]["status"][:] != PENDING).sum()) if SCRATCH in self._group else 0
+
     def _done(self) -> np.ndarray:
         return np.flatnonzero(self.status == DONE)
 
@@ -351,7 +357,8 @@ class Dataset:
     @property
     def failures(self) -> list[dict]:
         """Samples without a solution: "index", "seed", "reason", and "retried" where a second way failed as well."""
-        return [record for record in self._failure_files() if "solved by" not in record]
+        status = self.status
+        return [r for r in self._failure_files() if "solved by" not in r and status[r["index"]] != DONE]
 
     @property
     def rescued(self) -> list[dict]:
@@ -399,16 +406,30 @@ class Dataset:
             except Exception as error:  # noqa: BLE001  as in _read
                 found[i] = f"{self.path}: sample {i} of array 'status' is damaged ({error}). {_REPAIR}"
                 continue
-            if status == PENDING and SCRATCH not in self._group:
-                found[i] = (
-                    f"{self.path}: sample {i} of array 'status' is missing, since the run had finished. {_REPAIR}"
-                )
+            if status == PENDING and i < self.attributes["finished"]:
+                found[i] = f"{self.path}: sample {i} of array 'status' is missing, which was there once. {_REPAIR}"
             elif status == DONE:
                 try:
                     for name in self._checked_arrays():
                         self._read(name, np.array([i]))
                 except DatasetError as error:
                     found[i] = str(error)
+        return found
+
+    def damaged_basis_samples(self) -> list[int]:
+        """Basis samples that the first pass stored and that cannot be read whole any more."""
+        if SCRATCH not in self._group:
+            return []
+        scratch, found = self._group[SCRATCH], []
+        names = [name for name in ("m", "observable", "covariance", "jacobian", "rows") if name in scratch]
+        for i in range(self.plan.n_basis_samples):
+            try:
+                if scratch["status"][i] == DONE:
+                    whole = all(np.isfinite(scratch[name][i]).all() for name in names if name != "rows")
+                    rows = "rows" not in names or scratch["rows_status"][i] != DONE or scratch["rows"][i] is not None
+                    found += [] if whole and rows else [i]
+            except Exception:  # noqa: BLE001  as in _read
+                found.append(i)
         return found
 
     def verify(self) -> int:
@@ -464,7 +485,10 @@ class SampleWriter:
         for name, values in record.items():
             if name not in self._arrays:
                 self._arrays[name] = self._group[name]
-            self._arrays[name][index] = values
+            array = self._arrays[name]
+            if np.shape(values) != array.shape[1:]:  # Zarr would cut it off
+                raise DatasetError(f"array {name!r}: expected shape {array.shape[1:]}, got {np.shape(values)}.")
+            array[index] = values
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dims: tuple[str, ...], dtype="f8") -> zarr.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ import zarr
 from hippylib_dino.data.dataset import (
     FORMAT,
     FORMAT_VERSION,
+    FULL_ARRAYS,
     PENDING,
+    SAMPLE_ARRAYS,
     SCRATCH,
     Dataset,
     create_array,
@@ -32,6 +35,8 @@ from hippylib_dino.modeling.fingerprint import check_fingerprint
 
 PARTIAL, REMOVING = ".partial", ".removing"
 WORK = ("seconds", "newton_iterations")
+# what `create` puts into a directory, besides its zarr.json
+LAYOUT = (*SAMPLE_ARRAYS, *FULL_ARRAYS, "work", "status", SCRATCH, "bases", "failures", "runs")
 
 
 @dataclass(frozen=True)
@@ -71,22 +76,39 @@ class DatasetDirectory:
         self.path = path
         if path.is_file():
             raise DatasetError(f"path: {str(path)!r} is a file; choose a directory.")
-        ours = {LOCK_NAME, PARTIAL}
-        if path.exists() and not self.exists() and any(entry.name not in ours for entry in path.iterdir()):
-            raise DatasetError(f"path: {str(path)!r} is not empty and holds no dataset; choose another directory.")
+        if not (path / LOCK_NAME).exists():
+            self._refuse_what_is_not_ours()  # before anything in it is touched
         path.mkdir(parents=True, exist_ok=True)
         self._lock = DirectoryLock(path)
-        for leftover in (PARTIAL, REMOVING):  # of a run that was killed
-            shutil.rmtree(path / leftover, ignore_errors=True)
+        try:
+            self._refuse_what_is_not_ours()
+            self._clean()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def exists(self) -> bool:
         """Whether a dataset is there; its metadata arrive last."""
         return (self.path / "zarr.json").exists()
 
+    def _refuse_what_is_not_ours(self) -> None:
+        if self.exists() or not self.path.exists():
+            return
+        ours = {LOCK_NAME, PARTIAL, *(LAYOUT if (self.path / PARTIAL).exists() else ())}
+        if any(entry.name not in ours for entry in self.path.iterdir()):
+            raise DatasetError(f"path: {str(self.path)!r} is not empty and holds no dataset; choose another directory.")
+
+    def _clean(self) -> None:
+        """Remove what a run that was killed left; the mark of an unfinished creation goes last."""
+        for leftover in () if self.exists() else LAYOUT:
+            shutil.rmtree(self.path / leftover, ignore_errors=True)
+        for leftover in (PARTIAL, REMOVING):
+            shutil.rmtree(self.path / leftover, ignore_errors=True)
+
     def release(self) -> None:
         """Let other runs write; a directory that stayed empty goes."""
         self._lock.release()
-        if not any(self.path.iterdir()):
+        with contextlib.suppress(OSError):  # not empty, as it should be
             self.path.rmdir()
 
     # ---- a new dataset -------------------------------------------------------------------
@@ -95,7 +117,7 @@ class DatasetDirectory:
         """Make the whole tree in a corner, then move it into place: a killed run leaves nothing half made."""
         plan = plan.with_segments()
         root = zarr.open_group(self.path / PARTIAL, mode="w")
-        create_latent_arrays(root, plan)
+        make_latent_arrays(root, plan)
         n = plan.n_total
         for name in ("observable_energy", "jacobian_energy"):
             create_array(root, name, (n,), ("sample",))
@@ -128,10 +150,7 @@ class DatasetDirectory:
         )
         entries = sorted((self.path / PARTIAL).iterdir(), key=lambda entry: entry.name == "zarr.json")
         for entry in entries:
-            target = self.path / entry.name
-            if target.is_dir():  # moved by a run that was killed between two moves
-                shutil.rmtree(target)
-            os.replace(entry, target)
+            os.replace(entry, self.path / entry.name)
         (self.path / PARTIAL).rmdir()
 
     # ---- a dataset that is there ---------------------------------------------------------
@@ -172,40 +191,60 @@ class DatasetDirectory:
         if not found.has_bases:
             kept = replace(stored, **{name: getattr(plan, name) for name in BASIS_CHOICES})
             if kept != stored:
-                create_latent_arrays(root, kept)
                 root.attrs["plan"] = kept.to_attributes()
                 stored = kept
+            make_latent_arrays(root, stored)
         wanted = plan.appended_to(stored, what)
-        for name in found.sample_arrays:
+        for name in Dataset(root, self.path).sample_arrays:
             if root[name].shape[0] < wanted.n_total:
                 root[name].resize((wanted.n_total, *root[name].shape[1:]))
         if wanted != stored:
             root.attrs["plan"] = wanted.to_attributes()
 
-    def forget(self, index: list[int] | np.ndarray) -> None:
-        """Let samples count as pending again."""
-        status = zarr.open_group(self.path, mode="r+")["status"]
+    def forget(self, index: list[int]) -> None:
+        """Let samples count as pending again, in both passes."""
+        root = zarr.open_group(self.path, mode="r+")
         for i in index:
-            status[int(i)] = PENDING
+            root["status"][i] = PENDING
+        if SCRATCH in root:
+            self._forget_basis_samples(root, [i for i in index if i < root[SCRATCH]["status"].shape[0]])
+
+    def repair(self) -> None:
+        """Let samples that cannot be read count as pending again."""
+        found = Dataset.open(self.path)
+        if found.has_bases:
+            self.forget(list(found.damaged()))
+        self._forget_basis_samples(zarr.open_group(self.path, mode="r+"), found.damaged_basis_samples())
+
+    def _forget_basis_samples(self, root: zarr.Group, index: list[int]) -> None:
+        """With bases, a sample that the first pass stored is solved again in the second one, if it is needed."""
+        if not index:
+            return
+        for i in index:
+            root[SCRATCH]["status"][i] = PENDING
+        if not root.attrs["has_bases"] and "rows_status" in root[SCRATCH]:
+            root[SCRATCH]["rows_status"][:] = PENDING  # rows in coordinates of a POD that these samples change
 
     def finish(self) -> None:
-        """Nothing is pending: remember that, and remove what the first pass kept.
-
-        Moved, then deleted, so that a killed run leaves the dataset complete or as it was.
-        """
-        root = zarr.open_group(self.path, mode="r+")
-        root.attrs["finished"] = Plan.from_attributes(dict(root.attrs["plan"])).n_total
+        """Nothing is pending: remove what the first pass kept, and remember that all was there."""
         if (self.path / SCRATCH).exists():
             os.replace(self.path / SCRATCH, self.path / REMOVING)
-            shutil.rmtree(self.path / REMOVING)
+        root = zarr.open_group(self.path, mode="r+")
+        root.attrs["finished"] = Plan.from_attributes(dict(root.attrs["plan"])).n_total
+        shutil.rmtree(self.path / REMOVING, ignore_errors=True)  # else at the next run
 
 
-def create_latent_arrays(root: zarr.Group, plan: Plan) -> None:
-    """The arrays whose shapes follow the ranks."""
-    n, inputs, outputs = plan.n_total, plan.input_rank, plan.output_rank
-    create_array(root, "x", (n, inputs), ("sample", "latent_parameter"))
-    create_array(root, "y", (n, outputs), ("sample", "latent_observable"))
-    create_array(root, "reduced_jacobian", (n, outputs, inputs), ("sample", "latent_observable", "latent_parameter"))
+def make_latent_arrays(root: zarr.Group, plan: Plan) -> None:
+    """The arrays whose shapes follow the ranks, where they are not there in these ranks."""
+    inputs, outputs = plan.input_rank, plan.output_rank
+    shapes = {
+        "x": ((inputs,), ("latent_parameter",)),
+        "y": ((outputs,), ("latent_observable",)),
+        "reduced_jacobian": ((outputs, inputs), ("latent_observable", "latent_parameter")),
+    }
+    for name, (shape, dimensions) in shapes.items():
+        if name not in root or root[name].shape[1:] != shape:
+            create_array(root, name, (plan.n_total, *shape), ("sample", *dimensions))
 
 
 def _create_scratch(scratch: zarr.Group, plan: Plan, dims: Dims) -> None:
@@ -265,6 +304,13 @@ class FailureLog:
             write_file(self._folder / f"sample-{index:08d}.npy", lambda stream: np.save(stream, parameter))
         write_file(file, lambda stream: stream.write(json.dumps(known).encode()))
 
+    def solved(self, index: int) -> None:
+        """A sample is solved after all: what was said of its failure goes, unless a retry solved it."""
+        file = self._folder / f"sample-{index:08d}.json"
+        if file.exists() and "solved by" not in json.loads(file.read_text()):
+            file.unlink()
+            (self._folder / f"sample-{index:08d}.npy").unlink(missing_ok=True)
+
     def rescued(self, index: int, reason: str, retry: str) -> None:
         """A sample that failed and was solved by `retry`."""
         content = {"index": index, "seed": self._seed, "reason": reason, "solved by": retry}
@@ -296,4 +342,5 @@ class RunLog:
         self._content[label] = {"solved": n, "seconds": round(time.time() - began, 3)}
         if now or time.time() - self._written > self.INTERVAL:
             self._written = time.time()
-            write_file(self._file, lambda stream: stream.write(json.dumps(self._content).encode()))
+            with contextlib.suppress(OSError):  # statistics end no run
+                write_file(self._file, lambda stream: stream.write(json.dumps(self._content).encode()))

@@ -9,7 +9,6 @@ from pathlib import Path
 import hippylib as hp
 import numpy as np
 import zarr
-from mpi4py import MPI
 from tqdm import tqdm
 
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
@@ -19,8 +18,8 @@ from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.plan import Plan
 from hippylib_dino.data.projection import Projector, linearized_covariance, owned_rows
 from hippylib_dino.data.solving import SampleSolver, Solved
-from hippylib_dino.data.together import together
-from hippylib_dino.errors import GenerationError, InputError, SolveError
+from hippylib_dino.data.together import Ranks
+from hippylib_dino.errors import DatasetError, GenerationError, InputError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
@@ -113,15 +112,18 @@ def generate(
     GenerationError
         If more than `max_failures` solves failed, or a rank raised.
     """
-    path = Path(path)
-    stored = Dataset.open(path).plan if resume and (path / "zarr.json").exists() else None
-    if n_basis_samples is None:
-        n_basis_samples = min(128, n_samples) if stored is None else stored.n_basis_samples
+    if repair and not resume:
+        raise InputError("repair: repairs a dataset that is there, so pass resume=True with it.")
+    check_initial_guess(initial_guess)
+    serialize_compilation()
+    path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm())
+    there = resume and ranks.on_first((path / "zarr.json").exists)
+    stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
     plan = Plan(
         n_train=n_samples,
-        n_validation=max(1, n_samples // 8) if n_validation is None else n_validation,
-        n_test=max(1, n_samples // 4) if n_test is None else n_test,
-        n_basis_samples=n_basis_samples,
+        n_validation=_default(n_validation, n_samples // 8, stored and stored.n_validation),
+        n_test=_default(n_test, n_samples // 4, stored and stored.n_test),
+        n_basis_samples=n_basis_samples or (stored.n_basis_samples if stored else min(128, n_samples)),
         input_rank=input_rank,
         output_rank=output_rank,
         input_basis=input_basis,
@@ -129,68 +131,77 @@ def generate(
         seed=seed,
         store_full=store_full,
     )
-    if repair and not resume:
-        raise InputError("repair: repairs a dataset that is there, so pass resume=True with it.")
-    check_initial_guess(initial_guess)
-    serialize_compilation()
-    run = _Run(model, path, plan, max_failures=max_failures, progress=progress)
-    run.solver = SampleSolver(model, plan.seed, retry=retry, reuse=reuse)
-    run.initial_guess = initial_guess
+    solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
+    run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
+    run.check_guess(initial_guess)
     try:
         run.open(resume, repair)
         if not run.finished():
             run.first_pass()
-            run.second_pass()
+            run.second_pass(initial_guess)
     finally:
         run.close()
     return Dataset.open(path)
 
 
+def _default(given: int | None, share: int, stored: int | None) -> int:
+    """Held-out samples: what is asked for, or a share of the training samples, not less than there are."""
+    return max(1, share, stored or 0) if given is None else given
+
+
 class _Run:
-    """One run of `generate`: the ranks, the directory, the two passes."""
+    """One run of `generate`: the directory and the two passes."""
 
-    solver: SampleSolver
-    initial_guess: str | Guess
-
-    def __init__(self, model: JacobianModel, path: Path, plan: Plan, *, max_failures: int, progress: bool):
-        self.model, self.path, self.plan = model, path, plan
+    def __init__(
+        self,
+        model: JacobianModel,
+        path: Path,
+        plan: Plan,
+        ranks: Ranks,
+        solver: SampleSolver,
+        *,
+        max_failures: int,
+        progress: bool,
+    ):
+        self.model, self.path, self.plan, self.ranks, self.solver = model, path, plan, ranks, solver
         self.max_failures, self.progress = max_failures, progress
         self.data = model.data_space
         self.order, self.state_order = DofOrder(model.prior.Vh), DofOrder(model.problem.Vh[hp.STATE])
-        plan.check(self.order.dim, self.data.dim)
+        # rows of a Jacobian that the first pass keeps
+        n_rows = plan.output_rank if model.whole_state else self.data.dim
+        plan.check(self.order.dim, self.data.dim, n_rows)
         if model.whole_state and (plan.output_basis != "pod" or plan.store_full):
             raise InputError(
                 'output_basis, store_full: a whole state is compressed by output_basis="pod", and its full Jacobians '
                 f"are not stored; got output_basis={plan.output_basis!r}, store_full={plan.store_full}."
             )
-        self.mesh_comm = self.order.comm
-        self.world = MPI.COMM_WORLD
-        if self.world.size % self.mesh_comm.size:
-            raise InputError(
-                f"model: its mesh lives on {self.mesh_comm.size} ranks, which do not divide the {self.world.size} of "
-                "this run; build it on hd.sample_communicator(ranks_per_sample)."
-            )
-        # to start other solves from; a linear problem needs no start, a whole state is kept anyway
-        self.keeps_states = not (model.whole_state or model.time_dependent or model.problem.is_fwd_linear)
-        self.group = self.world.rank // self.mesh_comm.size
-        self.writes = self.mesh_comm.rank == 0
+        self.can_guess = not (model.time_dependent or model.problem.is_fwd_linear)
+        # to start other solves from; a whole state is kept anyway
+        self.keeps_states = self.can_guess and not model.whole_state
         self.directory: DatasetDirectory | None = None
+
+    def check_guess(self, initial_guess: str | Guess) -> None:
+        """Raise `InputError` for a guess that this problem's solves do not take."""
+        if initial_guess != "auto" and not self.can_guess:
+            raise InputError(
+                "initial_guess: the forward problem is linear or time-dependent and takes none, "
+                f'got {initial_guess!r}; leave it at "auto".'
+            )
 
     # ---- the directory -------------------------------------------------------------------
 
     def open(self, resume: bool, repair: bool) -> None:
         """Create the dataset, or check that the one that is there may be continued."""
-        self._together(self._lock)
-        self._together(self._identify)
-        self._together(lambda: self._create_or_check(resume, repair))
-        self.root = zarr.open_group(self.path, mode="r+")
-        self.plan = Plan.from_attributes(dict(self.root.attrs["plan"]))
+        self.ranks.together(self._lock)
+        self.ranks.together(self._identify)
+        self.ranks.together(lambda: self._create_or_check(resume, repair))
+        self.ranks.together(self._reopen)
         self.failure_log = FailureLog(self.path, self.plan.seed)
-        about = {"ranks": self.world.size, "ranks_per_sample": self.mesh_comm.size}
-        self.run_log = RunLog(self.path, about) if self.world.rank == 0 else None
+        about = {"ranks": self.ranks.world.size, "ranks_per_sample": self.ranks.group.size}
+        self.run_log = RunLog(self.path, about) if self.ranks.is_first else None
 
     def _lock(self) -> None:
-        if self.world.rank == 0:
+        if self.ranks.is_first:
             self.directory = DatasetDirectory(self.path)
 
     def _identify(self) -> None:
@@ -211,11 +222,16 @@ class _Run:
             self.directory.create(self.plan, mark, noise, dims)
             return
         self.directory.check(self.plan, mark, noise, resume)
-        found = Dataset.open(self.path)
-        if repair and found.has_bases:
-            self.directory.forget(list(found.damaged()))
+        if repair:
+            self.directory.repair()
         if self.solver.retry is not None:
-            self.directory.forget([f["index"] for f in found.failures if f.get("retried") != self.solver.retry])
+            failed = Dataset.open(self.path).failures
+            self.directory.forget([f["index"] for f in failed if self.solver.may_retry(f.get("retried"))])
+
+    def _reopen(self) -> None:
+        """See what another rank wrote to the metadata."""
+        self.root = zarr.open_group(self.path, mode="r+")
+        self.plan = Plan.from_attributes(dict(self.root.attrs["plan"]))
 
     def close(self) -> None:
         """Give the directory free."""
@@ -225,39 +241,36 @@ class _Run:
 
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return len(self._pending(self.root["status"])) == 0 and self.root.attrs["finished"] == self.plan.n_total
+        todo, _ = self._todo(self.root["status"])
+        return len(todo) == 0 and self.root.attrs["finished"] == self.plan.n_total and SCRATCH not in self.root
 
-    def _pending(self, status: zarr.Array) -> np.ndarray:
-        """Samples that are neither done nor failed, the same on every rank."""
-        found: list[np.ndarray] = []
+    def _todo(self, status: zarr.Array) -> tuple[np.ndarray, int]:
+        """Samples that are pending, and how many have failed, the same on every rank."""
 
-        def read() -> None:
-            if self.world.rank == 0:
-                found.append(np.flatnonzero(status[: self.plan.n_total] == PENDING))
+        def read() -> tuple[np.ndarray, int]:
+            try:
+                values = status[: self.plan.n_total]
+            except Exception as error:  # zarr raises whatever its codec raises
+                raise DatasetError(
+                    f"{self.path}: the array {status.name!r} is damaged ({error}). Resume with repair=True."
+                ) from error
+            return np.flatnonzero(values == PENDING), int((values == FAILED).sum())
 
-        self._together(read)
-        return self.world.bcast(found[0] if found else None)
+        return self.ranks.on_first(read)
 
-    # ---- ranks ---------------------------------------------------------------------------
-
-    def _together(self, work: Callable[[], None], handout: Handout | None = None) -> None:
-        if handout is None:
-            together(self.world, self.mesh_comm, work)
-        else:
-            together(self.world, self.mesh_comm, work, on_error=handout.stop, while_waiting=handout.refresh)
+    # ---- samples in hand -----------------------------------------------------------------
 
     def _hand_out(self, label: str, status: zarr.Array, solve: Callable[[int], None]) -> None:
         """Solve what is pending; failures are recorded, errors reach all ranks."""
-        todo = self._pending(status)
-        before = int(self.world.bcast((status[:] == FAILED).sum() if self.world.rank == 0 else None))
-        handout = Handout(self.world, self.mesh_comm, todo, label, self.progress)
+        todo, before = self._todo(status)
+        handout = Handout(self.ranks.world, self.ranks.group, todo, label, self.progress)
         if self.run_log is not None:
             self.run_log.count(label, 0)
 
         def work() -> None:
             for index in handout:
                 solved = self._attempt(index, solve)
-                if self.writes:
+                if self.ranks.writes:
                     status[index] = DONE if solved else FAILED
                     handout.done(failed=not solved)
                     if before + handout.failures > self.max_failures:
@@ -267,7 +280,7 @@ class _Run:
                     self.run_log.count(label, handout.finished)
 
         try:
-            self._together(work, handout)
+            self.ranks.together(work, handout)
             total, finished = before + handout.failures, handout.finished
         finally:
             handout.close()
@@ -276,7 +289,8 @@ class _Run:
         if total > self.max_failures:
             raise GenerationError(
                 f"{total} solves failed, more than max_failures={self.max_failures}; see the reasons in "
-                f"{self.path / 'failures'}. Check the forward solver, pass retry=..., or allow more and resume."
+                f"{self.path / 'failures'}. Check the forward solver, or resume with retry=... or with a larger "
+                "max_failures."
             )
 
     def _attempt(self, index: int, solve: Callable[[int], None]) -> bool:
@@ -284,14 +298,19 @@ class _Run:
             solve(index)
         except SolveError as error:
             parameter = self.order.to_array(owned_values(self.solver.draw(index)))
-            if self.writes:
+            if self.ranks.writes:
                 self.failure_log.record(index, str(error), parameter, self.solver.retry)
             return False
         return True
 
-    def _note_rescue(self, index: int, solved: Solved) -> None:
-        if solved.rescue is not None and self.writes and self.solver.retry is not None:
+    def _note(self, index: int, solved: Solved) -> None:
+        """What is said of a sample that is solved now: that a retry did it, or no longer that it failed."""
+        if not self.ranks.writes:
+            return
+        if solved.rescue is not None and self.solver.retry is not None:
             self.failure_log.rescued(index, solved.rescue, self.solver.retry)
+        else:
+            self.failure_log.solved(index)
 
     # ---- first pass: the bases -----------------------------------------------------------
 
@@ -302,39 +321,35 @@ class _Run:
         self.scratch_writer = SampleWriter(self.root[SCRATCH])
         self._hand_out("bases", self.root[SCRATCH]["status"], self._solve_basis_sample)
         if self.model.whole_state:
-            self._together(lambda: self._first_group(self._build_state_basis))
+            self.ranks.on_first_group(self._build_state_basis)
             if self.plan.input_basis == "derivative":
-                self._together(lambda: self._first_group(self._create_rows))
-                self._reopen()
-                self.scratch_writer = SampleWriter(self.root[SCRATCH])
-                self._output = Dataset(self.root, self.path).stored_basis("output")
+                self.ranks.on_first_group(self._create_rows)
+                self.ranks.together(self._prepare_rows)
                 self._hand_out("sensitivities", self.root[SCRATCH]["rows_status"], self._solve_rows)
         else:
-            self._together(lambda: self._first_group(self._build_output_basis))
-        self._together(lambda: self._first_group(self._build_input_basis))
+            self.ranks.on_first_group(self._build_output_basis)
+        self.ranks.on_first_group(self._build_input_basis)
 
-    def _first_group(self, work: Callable[[], None]) -> None:
-        if self.group == 0:
-            work()
-
-    def _reopen(self) -> None:
-        """See what another rank wrote to the metadata."""
-        self.root = zarr.open_group(self.path, mode="r+")
+    def _prepare_rows(self) -> None:
+        self._reopen()
+        self.scratch_writer = SampleWriter(self.root[SCRATCH])
+        self._output = Dataset(self.root, self.path).stored_basis("output")
 
     def _solve_basis_sample(self, index: int) -> None:
-        whole_state = self.model.whole_state
+        whole_state, start = self.model.whole_state, time.perf_counter()
         solved = self.solver.solve_state(index) if whole_state else self.solver.solve(index)
         record = {"m": self.order.to_array(solved.m), "observable": self.data.whole(solved.q)}
-        record["work"] = np.array([solved.seconds, solved.iterations])
         if solved.u is not None and self.keeps_states:
             record["state"] = self.state_order.to_array(owned_values(solved.u))
         if not whole_state:
             rows = owned_rows(solved)
+            solved.seconds = time.perf_counter() - start
             record["covariance"] = linearized_covariance(self.model.prior, rows)
             record["jacobian"] = self.order.to_array(rows).T
-        if self.writes:
+        record["work"] = np.array([solved.seconds, solved.iterations])
+        if self.ranks.writes:
             self.scratch_writer.write(index, record)
-        self._note_rescue(index, solved)
+        self._note(index, solved)
 
     def _basis_samples(self, status: str = "status") -> np.ndarray:
         done = np.flatnonzero(self.root[SCRATCH][status][:] == DONE)
@@ -351,7 +366,7 @@ class _Run:
             covariance = sum(scratch["covariance"][int(i)] for i in done) / len(done)
             noise = self.model.noise_covariance
             basis = derivative_output_basis(observables.mean(axis=0), covariance, noise, rank=rank)
-        if self.writes:
+        if self.ranks.writes:
             write_basis(self.root, "output", basis)
 
     def _build_state_basis(self) -> None:
@@ -362,11 +377,11 @@ class _Run:
             return np.column_stack([self.data.local(states[int(i)]) for i in done[block]])
 
         basis = pod_state_basis(snapshots, self.data, n_samples=len(done), rank=self.plan.output_rank)
-        if self.writes:
+        if self.ranks.writes:
             write_basis(self.root, "output", basis)
 
     def _create_rows(self) -> None:
-        if self.writes:
+        if self.ranks.writes:
             create_rows(self.root[SCRATCH], self.plan, self.order.dim)
 
     def _solve_rows(self, index: int) -> None:
@@ -378,7 +393,7 @@ class _Run:
         _, jacobian = self.solver.linearize(m, u)
         rows = jacobian.transpmult_local(self.data.local(self._output.encoder))
         full = self.order.to_array(rows).T
-        if self.writes:
+        if self.ranks.writes:
             self.scratch_writer.write(index, {"rows": full})
 
     def _build_input_basis(self) -> None:
@@ -391,7 +406,7 @@ class _Run:
             else:
                 name, status, noise = "jacobian", "status", self.model.noise_covariance
             done = self._basis_samples(status)
-            if self.progress and self.writes:
+            if self.progress and self.ranks.writes:
                 tqdm.write(f"computing the input basis of rank {plan.input_rank} from {len(done)} samples")
 
             def jacobians() -> Iterator[np.ndarray]:
@@ -401,17 +416,18 @@ class _Run:
             basis = derivative_input_basis(
                 prior, jacobians, noise, rank=plan.input_rank, n_samples=len(done), seed=plan.seed
             )
-        if self.writes:
+        if self.ranks.writes:
             write_basis(self.root, "input", basis)
             self.root.attrs["has_bases"] = True
 
     # ---- second pass: all samples --------------------------------------------------------
 
-    def second_pass(self) -> None:
+    def second_pass(self, initial_guess: str | Guess) -> None:
         """Reduced samples of all splits."""
-        self._together(self._prepare_projection)
+        self.ranks.together(self._prepare_projection)
+        self._start_from(initial_guess)
         self._hand_out("samples", self.root["status"], self._solve_sample)
-        self._together(lambda: None if self.directory is None else self.directory.finish())
+        self.ranks.together(lambda: None if self.directory is None else self.directory.finish())
 
     def _prepare_projection(self) -> None:
         self._reopen()
@@ -420,44 +436,71 @@ class _Run:
         self.projector = Projector(
             self.model, dataset.input_basis, dataset.output_basis, seed=plan.seed, store_full=plan.store_full
         )
-        if self.keeps_states and callable(self.initial_guess):
-            self.solver.guess = self.initial_guess
-        elif self.keeps_states and self.model.initial_guess is None:
-            self._set_guess(Guesses(self.model, self.projector, self.root))
 
-    def _set_guess(self, guesses: Guesses) -> None:
-        """The guess that the user names, or that was chosen by this dataset's first run."""
-        name: str | None = str(self.initial_guess)
-        if name == "auto":
-            stored = self.root.attrs.get("initial_guess")
-            if stored is None and guesses.can_choose:
-                stored = guesses.choose()
-                if self.directory is not None:
-                    self.root.attrs["initial_guess"] = stored
-            name = None if stored is None else stored["chosen"]
-        self.solver.guess = None if name is None else guesses.make(name)
+    def _start_from(self, initial_guess: str | Guess) -> None:
+        """Give the solver its guess: the one that the user names, the model's own, or the best by counted work."""
+        if callable(initial_guess):
+            self.solver.guess = initial_guess
+        elif self.can_guess and not (initial_guess == "auto" and self.model.initial_guess is not None):
+            self.ranks.together(self._collect_guesses)
+            name = self._chosen() if initial_guess == "auto" else initial_guess
+            self.ranks.together(lambda: self._make_guess(name))
 
-    def _kept(self, index: int) -> Solved:
-        """What the first pass stored of this sample, in this rank's rows."""
+    def _collect_guesses(self) -> None:
+        self.guesses = Guesses(self.model, self.projector, self.root)
+
+    def _make_guess(self, name: str | None) -> None:
+        self.solver.guess = None if name is None else self.guesses.make(name)
+
+    def _chosen(self) -> str | None:
+        """What this dataset's first run chose, or the choice now; every rank learns it from the first one."""
+        stored = self.ranks.on_first(lambda: self.root.attrs.get("initial_guess"))
+        if stored is None and self.guesses.can_choose:
+            chosen: list[dict] = []
+            self.ranks.on_first_group(lambda: chosen.append(self.guesses.choose()))
+            stored = self.ranks.world.bcast(chosen[0] if chosen else None)
+
+            def keep() -> None:
+                self.root.attrs["initial_guess"] = stored
+
+            self.ranks.on_first(keep)
+        return None if stored is None else stored["chosen"]
+
+    def _kept(self, index: int) -> Solved | None:
+        """What the first pass stored of this sample, in this rank's rows; None if that is not there or damaged.
+
+        Raises
+        ------
+        SolveError
+            If it failed then, and there is no second way.
+        """
+        if index >= self.plan.n_basis_samples or SCRATCH not in self.root:
+            return None
         scratch = self.root[SCRATCH]
-        if scratch["status"][index] == FAILED:
-            if self.solver.retry is not None:
-                return self.solver.solve(index)
+        status = scratch["status"][index]
+        if status == FAILED and self.solver.retry is None:
             raise SolveError("failed in the first pass")
-        m = self.order.from_array(scratch["m"][index])
-        q = self.data.local(scratch["observable"][index])
-        seconds, iterations = scratch["work"][index]
-        if self.model.whole_state:
-            start = time.perf_counter()
+        if status != DONE:
+            return None
+        try:
+            m, q, (seconds, iterations) = scratch["m"][index], scratch["observable"][index], scratch["work"][index]
+            rows = None if self.model.whole_state else scratch["jacobian"][index].T
+        except Exception:  # noqa: BLE001  zarr raises whatever its codec raises; solved again
+            return None
+        m, q = self.order.from_array(m), self.data.local(q)
+        if rows is None:
             q, jacobian = self.solver.linearize(m, q)
-            return Solved(m, q, jacobian, seconds=seconds + time.perf_counter() - start, iterations=iterations)
-        rows = self.order.from_array(scratch["jacobian"][index].T)
-        return Solved(m, q, rows, seconds=seconds, iterations=iterations)
+            return Solved(m, q, jacobian, seconds=seconds, iterations=iterations)
+        return Solved(m, q, self.order.from_array(rows), seconds=seconds, iterations=iterations)
 
     def _solve_sample(self, index: int) -> None:
-        kept = index < self.plan.n_basis_samples and SCRATCH in self.root
-        solved = self._kept(index) if kept else self.solver.solve(index)
+        start = time.perf_counter()
+        kept = self._kept(index)
+        solved = self.solver.solve(index) if kept is None else kept
         record = self.projector.record(solved)
-        if self.writes:
+        spent = time.perf_counter() - start + (0.0 if kept is None else max(kept.seconds, 0.0))
+        record["work"] = np.array([spent, solved.iterations])
+        if self.ranks.writes:
             self.writer.write(index, record)
-        self._note_rescue(index, solved)
+        if kept is None:  # what is said of the first pass's solve stays
+            self._note(index, solved)

@@ -25,6 +25,7 @@ from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_valu
 
 Guess = Callable[[dl.GenericVector], dl.GenericVector]
 GUESSES = ("mean", "linearized", "nearest", "regression")
+MOST_SAMPLES = 136  # whose states are in memory
 MOST_LATENT = 20  # coordinates in which samples are compared
 N_MEASURED = 8  # basis samples that the candidates are compared on, and not built from
 
@@ -56,12 +57,13 @@ class Guesses:
         self._samples: list[int] = []
         if SCRATCH in root:
             self._scratch = root[SCRATCH]
-            done = np.flatnonzero(self._scratch["status"][:] == DONE)
+            self._kept = self._scratch["observable" if model.whole_state else "state"]
+            done = np.flatnonzero(self._scratch["status"][:] == DONE)[:MOST_SAMPLES]
             self._samples = [int(i) for i in done if self._has_state(int(i))]
 
     def _has_state(self, index: int) -> bool:
         """Samples that were taken from another dataset have none."""
-        return bool(np.isfinite(self._scratch["state"][index]).all())
+        return bool(np.isfinite(self._kept[index]).all())
 
     def make(self, name: str, samples: list[int] | None = None) -> Guess:
         """The guess of a name, from some of the basis samples or all; linearised where too few are kept."""
@@ -71,7 +73,7 @@ class Guesses:
         if name == "linearized" or len(samples) < 2:
             return LinearizedPrediction(self._model)
         parameters = [self._parameter(i) for i in samples]
-        states = np.array([self._states.from_array(self._scratch["state"][i]) for i in samples])
+        states = np.array([self._states.from_array(self._kept[i]) for i in samples])
         # interpolation with a linear tail needs more samples than coordinates, and distances that mean something:
         # coordinates weigh in as much as they move the observable
         weights = self._projector.importance[: min(MOST_LATENT, max(1, len(samples) // 3))]

@@ -1,8 +1,9 @@
 """Samples handed out to groups of ranks, first come first served, with one progress bar for all.
 
 Newton iterations differ from sample to sample, so a fixed share would leave ranks idle at the end.
-The counters live in the memory of rank 0 and are changed by atomic one-sided operations, which need
-no manager process and no answer from a rank that is busy with a solve.
+The counters live in the memory of rank 0 and are changed by atomic one-sided operations, without a manager
+process.  Within a node, and over networks with remote atomics, they do not wait for rank 0; over others they
+may, until its solve in hand ends.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _NEXT, _DONE, _FAILED, _STOP = range(4)
 class Handout:
     """Iterating gives this group's next index, until none is left or someone called `stop`.
 
-    Creating and closing it is collective over `world`; `close` is left to `together`'s meeting.
+    Creating and closing it is collective over `world`.
 
     Parameters
     ----------

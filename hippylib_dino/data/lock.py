@@ -34,7 +34,7 @@ class DirectoryLock:
         while True:
             self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._take()
             except BlockingIOError as error:
                 holder = self._file.read_text(errors="replace").strip() or "another process"
                 os.close(self._descriptor)
@@ -53,6 +53,16 @@ class DirectoryLock:
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, json.dumps(mine).encode())
+
+    def _take(self) -> None:
+        """Try for a moment: `holder` takes the lock for an instant to see whether it is free."""
+        for attempt in range(5):
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == 4:
+                    raise
+                time.sleep(0.05)
 
     def _still_there(self) -> bool:
         try:

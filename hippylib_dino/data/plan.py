@@ -69,18 +69,30 @@ class Plan:
             if key != "segments" and (getattr(self, key) < was if key in counts else getattr(self, key) != was)
         ]
         if different:
-            changes = "; ".join(f"{key} was {getattr(stored, key)}, is {getattr(self, key)}" for key in different)
+            argument = {"n_train": "n_samples"}
+            changes = "; ".join(
+                f"{argument.get(key, key)} was {getattr(stored, key)}, is {getattr(self, key)}" for key in different
+            )
             raise DatasetError(
                 f"path: {what} was planned otherwise: {changes}. Resume with the same numbers or with more samples. "
                 "For other ranks or bases choose another directory, with reuse=this dataset if it has full Jacobians."
             )
         return self.with_segments(stored.segments)
 
-    def check(self, n_parameters: int, n_observables: int) -> None:
-        """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data."""
+    def check(self, n_parameters: int, n_observables: int, n_rows: int) -> None:
+        """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data.
+
+        Parameters
+        ----------
+        n_parameters, n_observables : int
+            dM, dQ.
+        n_rows : int
+            Rows of each Jacobian that the input basis is made from.
+        """
         for name in ("n_train", "n_basis_samples", "input_rank", "output_rank"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+                argument = "n_samples" if name == "n_train" else name
+                raise InputError(f"{argument}: expected at least 1, got {getattr(self, name)}.")
         for name in ("n_validation", "n_test"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}.")
@@ -93,7 +105,7 @@ class Plan:
             raise InputError(f'input_basis: expected "derivative" or "kle", got {self.input_basis!r}.')
         if self.output_basis not in ("derivative", "pod"):
             raise InputError(f'output_basis: expected "derivative" or "pod", got {self.output_basis!r}.')
-        n_jacobian_rows = self.n_basis_samples * n_observables if self.input_basis == "derivative" else n_parameters
+        n_jacobian_rows = self.n_basis_samples * n_rows if self.input_basis == "derivative" else n_parameters
         self._check_rank("input_rank", min(n_parameters, n_jacobian_rows))
         n_pod = self.n_basis_samples - 1 if self.output_basis == "pod" else n_observables
         self._check_rank("output_rank", min(n_observables, n_pod))

@@ -11,8 +11,8 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, sum_over_ranks
 from hippylib_dino.reduction.basis import Basis
 
-# prior draws that estimate what of a Jacobian the input basis does not see
-N_PROBES = 16
+# prior draws that estimate what of a Jacobian the input basis does not see: cheap where its rows are at hand
+N_PROBES_BY_ROWS, N_PROBES_BY_COLUMNS = 64, 16
 
 
 def linearized_covariance(prior, rows: np.ndarray) -> np.ndarray:
@@ -29,10 +29,11 @@ def owned_rows(solved: Solved) -> np.ndarray:
 class Projector:
     """Projection of samples on a pair of bases.
 
-    J is applied to the input basis and to a few prior draws less their part in it, for which E[z zᵀ] = R⁻¹ - ΨΨᵀ:
+    J is applied to the input basis and to some prior draws less their part in it, for which E[z zᵀ] = R⁻¹ - ΨΨᵀ:
     that gives J_r, and ‖Γ^-½ J R^-½‖² without prior solves, its part in the basis exactly and the small rest as an
-    unbiased estimate.  Full Jacobians are taken by rows (dQ adjoint solves) where that is cheaper, or where they are
-    to be stored, and else not at all: rM and a few forward sensitivities do.
+    unbiased estimate, with the same draws for all samples; where full Jacobians are stored it is computed.
+    Jacobians are taken by rows (dQ adjoint solves) where that is cheaper, or where they are to be stored, and
+    else by their columns alone: rM and a few forward sensitivities.
 
     Parameters
     ----------
@@ -63,9 +64,10 @@ class Projector:
         self._out_encoder = self.data.local(output_basis.encoder)
         self._out_decoder = self.data.local(output_basis.decoder)
         self._out_shift = self.data.local(output_basis.shift)
-        self._directions = np.column_stack([self._decoder, self._probes(seed)])
-        fewer_rows = self.data.dim <= self._directions.shape[1] and not model.whole_state
+        fewer_rows = self.data.dim <= self._rank + N_PROBES_BY_COLUMNS and not model.whole_state
         self.by_rows = fewer_rows or store_full
+        probes = self._probes(seed, N_PROBES_BY_ROWS if self.by_rows else N_PROBES_BY_COLUMNS)
+        self._directions = np.column_stack([self._decoder, probes])
 
     def encode(self, m: np.ndarray) -> np.ndarray:
         """Latent parameter (rM,) of owned values."""
@@ -92,13 +94,15 @@ class Projector:
         record["reduced_jacobian"] = self.data.dot(self._out_encoder, columns[:, : self._rank])
         energies = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns)))
         record["jacobian_energy"] = energies[: self._rank].sum() + energies[self._rank :].mean()
-        record["work"] = np.array([solved.seconds, solved.iterations])
+        if self.store_full:
+            covariance = linearized_covariance(self.model.prior, rows)
+            record["jacobian_energy"] = np.trace(self.data.precision(covariance))
         return record
 
-    def _probes(self, seed: int) -> np.ndarray:
-        """(n_owned, N_PROBES): prior draws less their part in the basis."""
+    def _probes(self, seed: int, n: int) -> np.ndarray:
+        """(n_owned, n): prior draws less their part in the basis."""
         prior = self.model.prior
         mean = owned_values(prior.mean)
-        draws = [owned_values(draw_parameter(prior, (seed, 1), index)) - mean for index in range(N_PROBES)]
+        draws = [owned_values(draw_parameter(prior, (seed, 1), index)) - mean for index in range(n)]
         probes = np.column_stack(draws)
         return probes - self._decoder @ sum_over_ranks(self._encoder.T @ probes, self.order.comm)

@@ -35,7 +35,7 @@ def report(dataset: Dataset) -> dict[str, str]:
         + ", ".join(f"{getattr(plan, f'n_{split}')} {split}" for split in ("train", "validation", "test")),
         "bases": f"input {plan.input_basis}, rank {plan.input_rank}; "
         f"output {plan.output_basis}, rank {plan.output_rank}; from {plan.n_basis_samples} samples"
-        + ("" if dataset.has_bases else " (not computed yet)"),
+        + ("" if dataset.has_bases else f" (not computed yet; {dataset.basis_samples_finished} finished)"),
         "observable": {"data": "data, B u", "state": "the whole state"}[dataset.attributes["observable"]],
         "failures": _failures(dataset, int((status == FAILED).sum()), finished),
         "written by": holder(dataset.path) or "nobody now",

@@ -79,6 +79,11 @@ class SampleSolver:
             raise InputError(
                 f'retry: expected "continuation", a JacobianModel with a more robust solver, or None, got {retry!r}.'
             )
+        if retry == "continuation" and (model.time_dependent or model.problem.is_fwd_linear):
+            raise InputError(
+                "retry: continuation moves a nonlinear solve along; the forward problem is linear or time-dependent. "
+                "Pass a JacobianModel with another solver."
+            )
         self._second_model = retry if isinstance(retry, JacobianModel) else None
         self.retry = "another solver" if self._second_model else retry
         self._reused: set[int] = set()
@@ -90,6 +95,10 @@ class SampleSolver:
                     "smaller ranks can be had, by dataset.truncate(input_rank, output_rank)."
                 )
             self._reused = set(np.flatnonzero(reuse.status == DONE).tolist())
+
+    def may_retry(self, tried: str | None) -> bool:
+        """Whether this second way is new to a sample on which `tried` failed."""
+        return self._second_model is not None or tried != self.retry
 
     def check(self, mark: dict) -> None:
         """Raise `FingerprintError` unless `reuse` and the second model belong to the problem of fingerprint `mark`."""
@@ -113,11 +122,8 @@ class SampleSolver:
         if index in self._reused and self.reuse is not None:
             m, q, J = (self.reuse.full(name, np.array([index]))[0] for name in ("m", "observable", "jacobian"))
             return Solved(self.order.from_array(m), q, self.order.from_array(J.T))
-        start = time.perf_counter()
         solved = self.solve_state(index)
-        m = self.vector(solved.m)
-        solved.jacobian = self.model.linearize_at(solved.u, m)
-        solved.seconds = time.perf_counter() - start
+        solved.jacobian = self.model.linearize_at(solved.u, self.vector(solved.m))
         return solved
 
     def solve_state(self, index: int) -> Solved:
@@ -132,7 +138,8 @@ class SampleSolver:
                 raise
             rescue = str(error)
             u = self._second_model.solveState(m) if self._second_model else self._continue(m)
-        iterations = getattr(getattr(self.model.problem, "report", None), "iterations", UNKNOWN)
+        report = getattr(self.model.problem, "report", None)
+        iterations = UNKNOWN if report is None or rescue is not None else report.iterations
         q = self.model.observe_local(u)
         seconds = time.perf_counter() - start
         return Solved(owned_values(m), q, np.empty(0), u, seconds, float(iterations), rescue)

@@ -1,4 +1,4 @@
-"""Errors under MPI: whatever one rank raises ends the work on all, and leaves none waiting."""
+"""The ranks of a run acting together: what one rank raises ends the work on all, and leaves none waiting."""
 
 from __future__ import annotations
 
@@ -6,84 +6,124 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from mpi4py import MPI
 
-from hippylib_dino.errors import DinoError, GenerationError
+from hippylib_dino.data.handout import Handout
+from hippylib_dino.errors import DinoError, GenerationError, InputError
 
 # how long a rank that raised waits for the others of its mesh before it ends the run: they may be in a collective
 # operation that it has left, which only an abort ends
 PATIENCE = 60.0
 
 
-def together(
-    world: MPI.Comm,
-    group: MPI.Comm,
-    work: Callable[[], None],
-    *,
-    on_error: Callable[[], None] = lambda: None,
-    while_waiting: Callable[[], None] = lambda: None,
-) -> None:
-    """Run `work` on every rank, then meet.
+class Ranks:
+    """All ranks of the run, in groups that share a mesh.
 
     Parameters
     ----------
-    world : MPI.Comm
-        All ranks.
-    group : MPI.Comm
-        The ranks that share a mesh.
-    work : callable
-        May raise on any rank.
-    on_error : callable
-        Called at once where `work` raised, to stop the others early.
-    while_waiting : callable
-        Called again and again until all ranks are there.
+    mesh_comm : MPI.Comm
+        The group of this rank.
 
     Raises
     ------
-    Exception
-        What `work` raised here; on the other ranks the same error if it is one of this package, else a
-        `GenerationError` that tells of it.  An interrupt of one of several ranks ends the run.
+    InputError
+        If the groups are not of one size, or not consecutive ranks.
+
+    Attributes
+    ----------
+    world, group : MPI.Comm
+    is_first : bool
+        Whether this rank is the first of all.
+    in_first_group : bool
+    writes : bool
+        Whether it is the first of its group, which stores samples.
     """
-    error: Exception | None = None
-    try:
-        work()
-    except Exception as caught:  # noqa: BLE001  raised again below, on every rank
-        error = caught
-        on_error()
-    except BaseException:
-        if world.size > 1:  # an interrupt of one rank must not leave the others waiting
-            traceback.print_exc()
-            _abort(world)
-        raise
-    _meet(world, while_waiting, error if group.size > 1 else None)
-    told = error if error is None or isinstance(error, DinoError) else GenerationError(_account(world, error))
-    first = next((e for e in world.allgather(told) if e is not None), None)
-    if error is not None:
-        raise error
-    if first is not None:
-        raise first
 
+    def __init__(self, mesh_comm: MPI.Comm):
+        self.world, self.group = MPI.COMM_WORLD, mesh_comm
+        number = self.world.rank // mesh_comm.size
+        consecutive = mesh_comm.allgather(number) == [number] * mesh_comm.size
+        if self.world.size % mesh_comm.size or not consecutive:
+            raise InputError(
+                f"model: its mesh lives on {mesh_comm.size} ranks, which are not one of several equal groups of the "
+                f"{self.world.size} ranks of this run; build it on hd.sample_communicator(ranks_per_sample)."
+            )
+        self._meeting = mesh_comm.Dup()  # operations that a failed rank left open on the mesh's own do not reach it
+        self.is_first = self.world.rank == 0
+        self.in_first_group = number == 0
+        self.writes = mesh_comm.rank == 0
 
-def _meet(world: MPI.Comm, while_waiting: Callable[[], None], error: Exception | None) -> None:
-    """Wait for all ranks; with an error, not for ever."""
-    everyone = world.Ibarrier()
-    deadline = time.monotonic() + PATIENCE
-    while not everyone.Test():
-        while_waiting()
-        if error is not None and time.monotonic() > deadline:
-            traceback.print_exception(error)
-            sys.stderr.write(f"{_account(world, error)} The others of its mesh wait for it: the run ends.\n")
-            _abort(world)
-        time.sleep(0.005)
+    def together(self, work: Callable[[], None], handout: Handout | None = None) -> None:
+        """Run `work` on every rank, then meet.
 
+        Parameters
+        ----------
+        work : callable
+            May raise on any rank.
+        handout : Handout, optional
+            What the work takes samples from: an error stops it, so that the others end early.
 
-def _abort(world: MPI.Comm) -> None:
-    sys.stderr.write("hippylib_dino: run ended; resume=True continues it.\n")
-    sys.stderr.flush()
-    world.Abort(1)
+        Raises
+        ------
+        Exception
+            What `work` raised here; on the other ranks the same error if it is one of this package, else a
+            `GenerationError` that tells of it.  An interrupt of one of several ranks ends the run.
+        """
+        error: Exception | None = None
+        try:
+            try:
+                work()
+            except Exception as caught:  # noqa: BLE001  raised again below, on every rank
+                error = caught
+                if handout is not None:
+                    handout.stop()
+            self._meet(error, handout)
+            told = error if error is None or isinstance(error, DinoError) else GenerationError(self._account(error))
+            first = next((e for e in self.world.allgather(told) if e is not None), None)
+        except BaseException:
+            if self.world.size > 1:  # an interrupt of one rank must not leave the others waiting
+                traceback.print_exc()
+                self._abort()
+            raise
+        if error is not None:
+            raise error
+        if first is not None:
+            raise first
 
+    def on_first(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns on the first of all ranks, on every rank."""
+        found: list[Any] = []
+        self.together(lambda: found.append(work()) if self.is_first else None)
+        return self.world.bcast(found[0] if found else None)
 
-def _account(comm: MPI.Comm, error: Exception) -> str:
-    """What the other ranks are told of an error that is not one of this package."""
-    return f"rank {comm.rank} of {comm.size} raised {error!r}."
+    def on_first_group(self, work: Callable[[], None]) -> None:
+        """Run `work` on the ranks of the first group, while the others wait."""
+        self.together(lambda: work() if self.in_first_group else None)
+
+    def _meet(self, error: Exception | None, handout: Handout | None) -> None:
+        """Wait for all ranks; with an error, for those of the same mesh not for ever."""
+        mine, everyone = self._meeting.Ibarrier(), self.world.Ibarrier()
+        deadline = time.monotonic() + PATIENCE
+        mesh_is_here = False
+        while not everyone.Test():
+            mesh_is_here = mesh_is_here or mine.Test()
+            if handout is not None:
+                handout.refresh()
+            if error is not None and not mesh_is_here and time.monotonic() > deadline:
+                traceback.print_exception(error)
+                sys.stderr.write(f"{self._account(error)} The others of its mesh wait for it: the run ends.\n")
+                self._abort()
+            time.sleep(0.005)
+        if not mesh_is_here:
+            mine.Wait()
+
+    def _abort(self) -> None:
+        sys.stderr.write("hippylib_dino: run ended; resume=True continues it.\n")
+        sys.stderr.flush()
+        self.world.Abort(1)
+
+    def _account(self, error: Exception) -> str:
+        """What the other ranks are told of an error that is not one of this package."""
+        return f"rank {self.world.rank} of {self.world.size} raised {error!r}."

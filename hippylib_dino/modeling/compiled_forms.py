@@ -31,6 +31,8 @@ class CompiledForms:
         d residual/dm, (dU, dM); rows of fixed degrees of freedom are zero.
     Wuu, Wmu, Wmm : CachedTensor
         Second derivatives of r, (dU, dU), (dM, dU), (dM, dM); zero where a state degree of freedom is fixed.
+    free : dolfin vector
+        1 for degrees of freedom of the state that no condition fixes, else 0.
     bcs_agree : bool
         Whether `bc` and `bc0` fix the same degrees of freedom.
     n_residuals : int
@@ -47,7 +49,7 @@ class CompiledForms:
         by_m = dl.derivative(lagrangian, m, dl.TestFunction(Vh[PARAMETER]))
         du, dm = dl.TrialFunction(Vh[STATE]), dl.TrialFunction(Vh[PARAMETER])
 
-        free = _free(u.vector(), bc0)
+        free = self.free = _free(u.vector(), bc0)
         self.bcs_agree = _on_all(comm, np.array_equal(owned_values(free), owned_values(_free(u.vector(), bc))))
         jacobian = without_powers(dl.derivative(residual, u, du))
         A, F = dl.Form(jacobian), dl.Form(without_powers(residual))
@@ -226,7 +228,6 @@ class CachedTensor:
         """Assemble if a coefficient changed; nothing was loaded since the last time if `loads` is as then."""
         if loads == self._checked:
             return
-        self._checked = loads
         if self._form is None:
             self._form = dl.Form(self._ufl_form)
         if self._assemble is None:
@@ -235,7 +236,9 @@ class CachedTensor:
         values = [_values(c) for c in self._coefficients()]
         same = len(values) == len(self._seen) and all(map(_equal, values, self._seen))
         if self.tensor is not None and _on_all(self._comm, same):
+            self._checked = loads
             return
+        self._checked, self._seen = -1, []  # until it is whole: an exception must not leave half a matrix
         if self.tensor is None:
             self.tensor = (dl.PETScMatrix if self._form.rank() == 2 else dl.PETScVector)(self._comm)
         self._assemble(self.tensor)
@@ -244,7 +247,7 @@ class CachedTensor:
             self._scalings = [s if s is None else dl.as_backend_type(s).vec() for s in (self._left, self._right)]
         if self.mat is not None and any(s is not None for s in self._scalings):
             self.mat.diagonalScale(*self._scalings)
-        self._seen = values
+        self._checked, self._seen = loads, values
         self.n_assemblies += 1
 
     def _coefficients(self) -> list:
@@ -261,7 +264,7 @@ def _values(coefficient) -> np.ndarray | None:
         return np.array(coefficient.values())
     parameters = getattr(coefficient, "user_parameters", None)
     if parameters is not None:
-        values = [parameters[name] for name in parameters]
+        values = [parameters[name] for name in parameters._params]  # which offers no iteration of its own
         if all(isinstance(v, (int, float)) for v in values):
             return np.array(values, dtype=float)
     return None

@@ -16,10 +16,12 @@ try:  # the name under which newer distributions ship dolfin's UFL
     import ufl_legacy as ufl  # one of the two is there
     from ufl_legacy.algorithms.map_integrands import map_integrand_dags
     from ufl_legacy.corealg.multifunction import MultiFunction
+    from ufl_legacy.corealg.traversal import unique_pre_traversal
 except ImportError:
     import ufl
     from ufl.algorithms.map_integrands import map_integrand_dags
     from ufl.corealg.multifunction import MultiFunction
+    from ufl.corealg.traversal import unique_pre_traversal
 
 LARGEST_POWER = 8
 
@@ -73,10 +75,15 @@ def _terms(integrand) -> list:
 
 def _is_constant(integral, u: dl.Function, m: dl.Function) -> bool:
     form = ufl.Form([integral])
-    if m in form.coefficients():
+    if m in form.coefficients() or (u in form.coefficients() and _switches(integral.integrand())):
         return False
     derivative = ufl.algorithms.expand_derivatives(dl.derivative(form, u))
     return u not in derivative.coefficients()
+
+
+def _switches(integrand) -> bool:
+    """Whether there are conditions in it (signs are), whose derivative vanishes though they are not constant."""
+    return any(isinstance(node, ufl.classes.Condition) for node in unique_pre_traversal(integrand))
 
 
 def _cell_degrees(form) -> list[int]:

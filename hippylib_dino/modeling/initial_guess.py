@@ -52,7 +52,7 @@ class LinearizedPrediction:
         problem.setLinearizationPoint(point, True)
         # copies: the problem assembles into its own matrices again
         self._A, self._C = (dl.PETScMatrix(dl.as_backend_type(X).mat().copy()) for X in (problem.A, problem.C))
-        self._solver = LinearSolver(self._state.mpi_comm())
+        self._solver = problem.new_solver() if hasattr(problem, "new_solver") else LinearSolver(self._state.mpi_comm())
         self._solver.set_operator(self._A)
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:

@@ -179,13 +179,22 @@ class JacobianModel(ParameterToObservable, hp.Model):
         return self.observe(u), self.linearize_at(u, m)
 
     def linearize_at(self, u: dl.GenericVector, m: dl.GenericVector) -> Jacobian:
-        """J at `m`, where the state u(m) is known."""
+        """J at `m`, where the state u(m) is known.
+
+        Raises
+        ------
+        SolveError
+            If the linearised problem cannot be assembled or factored.
+        """
         # petsc4py hands matrices that went out of scope, hIPPYlib's and ours, to a list that only
         # this call empties; without it every sample would keep its matrices and factors in memory
         PETSc.garbage_cleanup(self._parameter.mpi_comm())
         if self.time_dependent:
             return TimeDependentJacobian(self._scheme, self.observation, u, m)
-        self.problem.setLinearizationPoint([u, m, self.problem.generate_state()], gauss_newton_approx=True)
+        try:
+            self.problem.setLinearizationPoint([u, m, self.problem.generate_state()], gauss_newton_approx=True)
+        except RuntimeError as error:  # dolfin's own, and PETSc's
+            raise SolveError(f"the linearisation failed: {reason(error)}") from error
         if self.whole_state:
             return StateJacobian(self.problem, self._observable, self._state_order)
         return PDEJacobian(self.problem, self.B, self._observable)

@@ -144,8 +144,14 @@ class LinearSolver:
                     f"lu_method: expected a direct solver of this PETSc, got {self._lu_method!r}. "
                     'Try "mumps", "umfpack" or "petsc".'
                 ) from error
+            self._give_up(ksp)
             raise SolveError(f"the factorization failed: {_last_line(error)}") from error
         self.n_factorizations += 1
+
+    def _give_up(self, ksp: PETSc.KSP) -> None:
+        """Forget factors that are no good: MUMPS would refuse every later matrix after one that it could not factor."""
+        ksp.reset()
+        self._factored, self._transposed_stale = None, True
 
     def _direction(self, transposed: bool) -> tuple[PETSc.KSP, Callable]:
         """The solver, set up for A or Aᵀ, and its method to call."""
@@ -188,12 +194,13 @@ class LinearSolver:
         try:
             solve(b, x)
         except PETSc.Error as error:
+            self._give_up(ksp)
             raise SolveError(f"the linear solve failed: {_last_line(error)}") from error
         reason = ksp.getConvergedReason()
         if reason < 0:
-            raise SolveError(
-                f"the linear solve failed after {ksp.getIterationNumber()} iterations: {_REASONS[reason]}."
-            )
+            iterations = ksp.getIterationNumber()
+            self._give_up(ksp)
+            raise SolveError(f"the linear solve failed after {iterations} iterations: {_REASONS[reason]}.")
 
     def solve_block(self, B: PETSc.Mat, *, transposed: bool = False) -> PETSc.Mat:
         """A⁻¹ B or A⁻ᵀ B for a dense matrix B with one right-hand side a column.
@@ -211,16 +218,15 @@ class LinearSolver:
         SolveError
             If a solve fails or gives values that are not finite.
         """
-        preconditioner = self.factor(B.getSize()[1]).getPC()
+        ksp = self.factor(B.getSize()[1])
+        preconditioner = ksp.getPC()
         X = B.duplicate()
         mumps = self._is_direct() and preconditioner.getFactorSolverType() == "mumps"
         if mumps or (self._is_direct() and not transposed):
-            self._solve_matrix(preconditioner.getFactorMatrix(), B, X, mumps=mumps, transposed=transposed)
+            self._solve_matrix(ksp, B, X, mumps=mumps, transposed=transposed)
         else:
             self._solve_columns(B, X, transposed=transposed)
-        if not np.isfinite(X.norm()):  # over all ranks: they must agree on whether to raise
-            raise SolveError("the block solve gave values that are not finite.")
-        return X
+        return self._finite(ksp, X)
 
     def solve_rows(self, B: PETSc.Mat) -> PETSc.Mat:
         """A⁻ᵀ Bᵀ for a sparse matrix B (k, n), as a dense matrix (n, k).
@@ -233,7 +239,8 @@ class LinearSolver:
         SolveError
             If a solve fails or gives values that are not finite.
         """
-        preconditioner = self.factor(B.getSize()[0]).getPC()
+        ksp = self.factor(B.getSize()[0])
+        preconditioner = ksp.getPC()
         if not (self._comm.size == 1 and self._is_direct() and preconditioner.getFactorSolverType() == "mumps"):
             dense = B.transpose(PETSc.Mat()).convert("dense")
             X = self.solve_block(dense, transposed=True)
@@ -242,24 +249,33 @@ class LinearSolver:
         X = PETSc.Mat().createDense((B.getSize()[1], B.getSize()[0]), comm=self._comm)
         X.setUp()
         sparse = PETSc.Mat().createTranspose(B)
-        self._solve_matrix(preconditioner.getFactorMatrix(), sparse, X, mumps=True, transposed=True)
+        self._solve_matrix(ksp, sparse, X, mumps=True, transposed=True)
         sparse.destroy()
-        if not np.isfinite(X.norm()):
+        return self._finite(ksp, X)
+
+    def _finite(self, ksp: PETSc.KSP, X: PETSc.Mat) -> PETSc.Mat:
+        if not np.isfinite(X.norm()):  # over all ranks: they must agree on whether to raise
+            self._give_up(ksp)
             raise SolveError("the block solve gave values that are not finite.")
         return X
 
-    def _solve_matrix(self, factor: PETSc.Mat, B: PETSc.Mat, X: PETSc.Mat, *, mumps: bool, transposed: bool) -> None:
+    def _solve_matrix(self, ksp: PETSc.KSP, B: PETSc.Mat, X: PETSc.Mat, *, mumps: bool, transposed: bool) -> None:
         """One PETSc call for all columns; MUMPS' ICNTL(9) chooses between A and Aᵀ."""
+        factor = ksp.getPC().getFactorMatrix()
         if mumps:
             factor.setMumpsIcntl(27, -MUMPS_BLOCK)
             factor.setMumpsIcntl(9, 0 if transposed else 1)
+        failure: PETSc.Error | None = None
         try:
             factor.matSolve(B, X)
         except PETSc.Error as error:
-            raise SolveError(f"the block solve failed: {_last_line(error)}") from error
+            failure = error
         finally:
             if mumps:
                 factor.setMumpsIcntl(9, 1)
+        if failure is not None:
+            self._give_up(ksp)
+            raise SolveError(f"the block solve failed: {_last_line(failure)}") from failure
 
     def _solve_columns(self, B: PETSc.Mat, X: PETSc.Mat, *, transposed: bool) -> None:
         x, b = self._matrix.createVecs()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import dolfin as dl
 from hippylib.utils.warnings import ModelConvergenceError
 
-from hippylib_dino.errors import SolveError
+from hippylib_dino.errors import InputError, SolveError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,8 @@ class NewtonOptions:
     Attributes
     ----------
     tolerance : float
-        Of the estimated error of the state, relative, Euclidean norm of coefficients.
+        Of the estimated error of the state, relative, Euclidean norm of coefficients: of mixed states, small
+        components are as accurate as the largest ones ask for.
     max_iterations : int
     chord_threshold : float
         Contraction factor up to which the factorization is kept.
@@ -72,6 +73,18 @@ class NewtonOptions:
     max_iterations: int = 50
     chord_threshold: float = 0.2
     min_damping: float = 1e-4
+
+    def __post_init__(self):
+        if not (0.0 < self.tolerance < 0.1 and self.max_iterations >= 1):
+            raise InputError(
+                "tolerance, max_iterations: expected 0 < tolerance < 0.1 and max_iterations >= 1, "
+                f"got {self.tolerance} and {self.max_iterations}."
+            )
+        if not (0.0 <= self.chord_threshold < 1.0 and 0.0 < self.min_damping <= 1.0):
+            raise InputError(
+                "chord_threshold, min_damping: expected 0 <= chord_threshold < 1 and 0 < min_damping <= 1, "
+                f"got {self.chord_threshold} and {self.min_damping}."
+            )
 
 
 class Newton:
@@ -92,8 +105,8 @@ class Newton:
     options : NewtonOptions
     """
 
-    # a correction below this multiple of the tolerance that no longer contracts is rounding
-    ROUNDING = 100.0
+    # a correction of this relative size that no longer contracts is rounding
+    ROUNDING = 1e-9
 
     def __init__(self, residual: Callable, linearize: Callable, correct: Callable, options: NewtonOptions):
         self._assemble, self._linearize, self._correct = residual, linearize, correct
@@ -108,7 +121,7 @@ class Newton:
             If the iteration does not converge; with iterations and reason.
         """
         tolerance, threshold = self._options.tolerance, self._options.chord_threshold
-        self._u, self._r = u, u.copy()
+        self._u, self._r, self._start = u, u.copy(), _norm(u)
         self._iterations = self._residuals = self._factorizations = 0
         self._size = math.inf
         if not self._evaluate():
@@ -210,11 +223,11 @@ class Newton:
         return out
 
     def _relative(self, size: float) -> float:
-        scale = _norm(self._u)
+        scale = max(_norm(self._u), self._start)  # of a solution that is zero, the guess
         return size / scale if scale > 0.0 else math.inf if size > 0.0 else 0.0
 
     def _at_rounding(self, size: float) -> bool:
-        return self._relative(size) <= self.ROUNDING * self._options.tolerance
+        return self._relative(size) <= self.ROUNDING
 
     def _count(self, size: float) -> None:
         self._iterations += 1

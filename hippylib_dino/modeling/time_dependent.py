@@ -275,6 +275,8 @@ class TimeDependentJacobian(Jacobian):
                 here = weights[self._observation.rows[observed[n]]]
                 rhs += self._observation.transpmult_block(observed[n], here)
                 reached |= here.any(axis=0)
+            if not reached.any():
+                continue
             step = self._scheme.linearize(n, self._trajectory, self._parameter)
             p = step.solve(rhs[:, reached], transposed=True)
             gradient[:, reached] -= step.force(p, transposed=True)

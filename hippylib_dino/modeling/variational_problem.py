@@ -36,9 +36,13 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     and serves adjoint solves, incremental solves in both directions and whole blocks; A, C and the second
     derivatives are assembled when first asked for.
 
-    `varf_handler` is called once.  What its form refers to may change its values (a `dl.Constant`, the
-    coefficients of a `dl.Function`, parameters of a `dl.Expression`), not be replaced by another object;
-    assign to `varf_handler`, `bc` or `bc0` to have the forms built anew.
+    One thing differs on purpose: the adjoint is zero on the Dirichlet boundary.  hIPPYlib's is not where a sensor's
+    cell touches it, and its gradient is then wrong.
+
+    `varf_handler` is called when the forms are built.  What its form refers to may change its values (a
+    `dl.Constant`, the coefficients of a `dl.Function`, parameters of a `dl.Expression`), not be replaced by
+    another object, and the mesh must stay where it is; assign to `varf_handler`, `bc` or `bc0` to have the forms
+    built anew.  Matrices are assembled when first asked for, with the values that coefficients have then.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         ``newtonls`` unless the options say otherwise.  A callable ``solve(problem, state, x)`` writes the state at
         ``x[hp.PARAMETER]`` into `state`, from the guess ``x[hp.STATE]``.
     newton : NewtonOptions, optional
-        Tolerance, damping and reuse of the matrix.
+        Tolerance, damping and reuse of the matrix; SNES takes its iteration limit alone and has options of its own.
     linear_solver : {"lu", "krylov"}
     lu_method : str, optional
     linear_tolerance : float
@@ -70,6 +74,8 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     ----------
     report : SolveReport or None
         What the last forward solve did; None before the first.
+    new_solver : callable
+        Makes another `LinearSolver` of the kind that this problem uses.
     linearization : int
         Counts calls of `setLinearizationPoint`.
 
@@ -103,7 +109,9 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         self._forward_solver = forward_solver
         self._newton_options = newton or NewtonOptions()
         self._options_prefix = options_prefix
-        self._new_solver = functools.partial(
+        if is_fwd_linear and linear_solver == "lu" and options_prefix is None:
+            lu_method = lu_method or "mumps"  # one factorization for a forward solve and for blocks
+        self.new_solver = functools.partial(
             LinearSolver,
             Vh[STATE].mesh().mpi_comm(),
             linear_solver,
@@ -117,13 +125,14 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         self.n_calls = dict.fromkeys(("forward", "adjoint", "incremental_forward", "incremental_adjoint"), 0)
         self.report: SolveReport | None = None
         self.linearization = 0
+        self._solver = self.new_solver()
         self.varf_handler, self.bc, self.bc0 = varf_handler, bc, bc0
 
     @classmethod
     def from_problem(cls, problem: hp.PDEVariationalProblem, **options) -> AcceleratedVariationalProblem:
         """The accelerated version of an existing problem.
 
-        A `solveFwd` of its own class, or a solver that the user put in its attribute ``solver``, goes on doing
+        A `solveFwd` of its own class, or, of a linear problem, a solver in its attribute ``solver``, goes on doing
         the forward solves, on `problem`; then only the linearisation is accelerated.  Incremental solvers of
         `problem` are replaced by ``linear_solver``.
 
@@ -152,7 +161,9 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
                 f"problem: {kind.__name__} has its own {', '.join(lost)}, which the accelerated problem would not "
                 "call. Use it as it is, or derive its class from hd.AcceleratedVariationalProblem."
             )
+        # hIPPYlib uses it in linear forward solves alone
         own_solver = problem.solver is not None and not isinstance(problem.solver, dl.PETScLUSolver)
+        own_solver = own_solver and problem.is_fwd_linear
         if kind.solveFwd is not stock.solveFwd or own_solver:
             options.setdefault("forward_solver", lambda _, state, x: problem.solveFwd(state, x))
         return cls(
@@ -195,7 +206,9 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         self._compiled: CompiledForms | None = None
         self._point: list | None = None
         self._loaded: list | None = None
-        self._solver = self._new_solver()
+        self._gauss_newton = True  # no second derivatives before they are asked for
+        self._solver.destroy()
+        self._solver = self.new_solver()
         self._factored = 0
 
     @property
@@ -379,7 +392,10 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     def solveAdj(self, adj: dl.GenericVector, x: list, adj_rhs: dl.GenericVector) -> None:
         self.n_calls["adjoint"] += 1
         self._load([x[STATE], x[PARAMETER]])
-        self._factor().solve_transposed(adj, adj_rhs)
+        # what acts on fixed degrees of freedom must not reach the gradient, as it does in hIPPYlib's
+        rhs = adj_rhs.copy()
+        rhs *= self._forms.free
+        self._factor().solve_transposed(adj, rhs)
 
     def evalGradientParameter(self, x: list, out: dl.GenericVector) -> None:
         self._load([x[STATE], x[PARAMETER], x[ADJOINT]])
@@ -392,7 +408,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
 
     def solveIncremental(self, out: dl.GenericVector, rhs: dl.GenericVector, is_adj: bool) -> None:
         self.n_calls["incremental_adjoint" if is_adj else "incremental_forward"] += 1
-        solver = self._linearized_solver()
+        solver = self.linearized_solver()
         (solver.solve_transposed if is_adj else solver.solve)(out, rhs)
 
     def solve_block(self, rhs: PETSc.Mat, *, is_adj: bool) -> PETSc.Mat:
@@ -404,7 +420,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
             If a solve fails.
         """
         self.n_calls["incremental_adjoint" if is_adj else "incremental_forward"] += rhs.getSize()[1]
-        return self._linearized_solver().solve_block(rhs, transposed=is_adj)
+        return self.linearized_solver().solve_block(rhs, transposed=is_adj)
 
     def solve_rows(self, B: PETSc.Mat) -> PETSc.Mat:
         """Adjoint incremental solves A⁻ᵀ Bᵀ, dense (dU, k), for the rows of a sparse observation operator B (k, dU).
@@ -415,9 +431,10 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
             If a solve fails.
         """
         self.n_calls["incremental_adjoint"] += B.getSize()[0]
-        return self._linearized_solver().solve_rows(B)
+        return self.linearized_solver().solve_rows(B)
 
-    def _linearized_solver(self) -> LinearSolver:
+    def linearized_solver(self) -> LinearSolver:
+        """The solver of A at the linearisation point; valid until something else is assembled."""
         self._linearized("A")
         return self._factor()
 

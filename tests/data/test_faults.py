@@ -267,3 +267,107 @@ def test_run_that_failed_gives_the_directory_free(models, tmp_path, monkeypatch)
         hd.generate(models["linear"], tmp_path / "d", n_samples=4, input_rank=3, output_rank=3, max_failures=0,
                     progress=False)  # fmt: skip
     assert holder(tmp_path / "d") is None
+
+
+def test_groups_of_several_ranks_share_the_samples(run_python, whole, tmp_path):
+    """Four ranks, two a sample."""
+    code = f"""
+import hippylib_dino as hd
+from tests import problems
+model = problems.vector(hd.sample_communicator(2))
+hd.generate(model, {str(tmp_path / "d")!r}, **{SIZE!r}, progress=False)
+"""
+    run_python(code, ranks=4)
+    _same(hd.Dataset.open(tmp_path / "d"), whole)
+
+
+def test_error_of_the_first_rank_alone_reaches_the_others(run_python, tmp_path):
+    """Reading the status is what rank 0 does for all."""
+    code = f"""
+import hippylib_dino as hd
+from mpi4py import MPI
+from tests import problems
+model = problems.linear(hd.sample_communicator())
+size = dict(n_samples=4, input_rank=3, output_rank=3, progress=False)
+path = {str(tmp_path / "d")!r}
+hd.generate(model, path, **size)
+if MPI.COMM_WORLD.rank == 0:
+    open(path + "/status/c/1", "wb").write(b"nonsense")
+MPI.COMM_WORLD.Barrier()
+try:
+    hd.generate(model, path, **size, resume=True)
+except hd.errors.DatasetError as error:
+    print("RANK", MPI.COMM_WORLD.rank, error, flush=True)
+"""
+    out = run_python(code, ranks=2, timeout=60).stdout
+    assert out.count("is damaged") == 2
+    assert "repair=True" in out
+
+
+def test_damaged_first_pass_is_repaired(models, whole, tmp_path, monkeypatch):
+    """A flipped byte in what the first pass keeps, before there are bases and after."""
+    for stop in (6, 9):
+        path, solve, calls = tmp_path / f"d{stop}", SampleSolver.solve, []
+
+        def interrupted(self, index, calls=calls, stop=stop, solve=solve):
+            calls.append(index)
+            if len(calls) > stop - (stop == 6):
+                raise KeyboardInterrupt
+            return solve(self, index)
+
+        monkeypatch.setattr(SampleSolver, "solve", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hd.generate(models["vector"], path, **SIZE, progress=False)
+        monkeypatch.setattr(SampleSolver, "solve", solve)
+        chunk = path / "basis_samples" / "jacobian" / "c" / "2" / "0" / "0"
+        content = bytearray(chunk.read_bytes())
+        content[len(content) // 2] ^= 4
+        chunk.write_bytes(content)
+        assert hd.Dataset.open(path).damaged_basis_samples() == [2]
+        d = hd.generate(models["vector"], path, **SIZE, resume=True, repair=True, progress=False)
+        assert d.verify() == 16
+        _same(d, whole)
+
+
+def test_failure_that_a_later_solve_disproves_is_forgotten(models, tmp_path, monkeypatch):
+    """Failed when it was tried first, solved when repaired: no failure is left to report."""
+    solve = SampleSolver.solve
+
+    def failing(self, index):
+        if index == 13:
+            raise hd.errors.SolveError("out of luck")
+        return solve(self, index)
+
+    monkeypatch.setattr(SampleSolver, "solve", failing)
+    d = hd.generate(models["vector"], tmp_path / "d", **SIZE, progress=False)
+    assert [f["index"] for f in d.failures] == [13]
+    monkeypatch.setattr(SampleSolver, "solve", solve)
+    chunk = tmp_path / "d" / "status" / "c" / "13"
+    chunk.write_bytes(b"damaged")
+    d = hd.generate(models["vector"], tmp_path / "d", **SIZE, resume=True, repair=True, progress=False)
+    assert d.failures == []
+    assert not list((tmp_path / "d" / "failures").glob("sample-*"))
+    assert d.verify() == 16
+
+
+def test_remedy_of_too_many_failures_works(models, whole, tmp_path, monkeypatch):
+    """Resuming with a second way tries what failed, also where the first pass had stopped."""
+    from hippylib_dino.modeling import JacobianModel
+
+    solve_state = JacobianModel.solveState
+    bad = [hd.data.draw_parameter(models["vector"].prior, 0, i) for i in (0, 1, 2)]
+
+    def hard(self, m, guess=None):
+        if guess is None and any((m - b).norm("linf") == 0.0 for b in bad):
+            raise hd.errors.SolveError("Newton gave up")
+        return solve_state(self, m, guess)
+
+    monkeypatch.setattr(JacobianModel, "solveState", hard)
+    with pytest.raises(GenerationError, match="resume with retry="):
+        hd.generate(models["vector"], tmp_path / "d", **SIZE, max_failures=1, progress=False)
+    d = hd.generate(
+        models["vector"], tmp_path / "d", **SIZE, max_failures=1, resume=True, retry="continuation", progress=False
+    )
+    assert d.verify() == 16
+    assert len(d.rescued) == 3
+    _same(d, whole)

@@ -293,7 +293,7 @@ def test_rank_beyond_the_data_is_refused_before_any_solve(models, tmp_path, rank
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_samples": 0}, "n_train: expected at least 1, got 0"),
+        ({"n_samples": 0}, "n_samples: expected at least 1, got 0"),
         ({"n_basis_samples": 9}, "n_basis_samples: expected at most n_samples = 4"),
         ({"input_basis": "pca"}, 'input_basis: expected "derivative" or "kle", got'),
         ({"output_basis": "kle"}, 'output_basis: expected "derivative" or "pod", got'),

@@ -94,7 +94,7 @@ def test_energy_of_the_whole_jacobian_is_estimated_without_bias(state, dataset, 
     J = _full(state, 10)[2]
     exact = np.trace(W @ J @ _dense(state.prior.Rsolver, state.prior.mean, order) @ J.T)
     assert dataset.split("test").jacobian_energy[0] == pytest.approx(exact, rel=0.2)
-    monkeypatch.setattr(projection, "N_PROBES", 600)
+    monkeypatch.setattr(projection, "N_PROBES_BY_COLUMNS", 600)
     projector = projection.Projector(state, dataset.input_basis, dataset.output_basis, seed=0)
     solved = hd.data.solving.SampleSolver(state, 0).solve(10)
     assert projector.record(solved)["jacobian_energy"] == pytest.approx(exact, rel=0.02)
@@ -157,7 +157,7 @@ def test_columns_and_rows_give_the_same_reduced_jacobians(models, tmp_path, monk
     """With more observables than input directions the second pass solves forward."""
     model, size = models["confusion"], {**SIZE, "output_rank": 20}
     by_columns = hd.generate(model, tmp_path / "columns", **size, progress=False)
-    monkeypatch.setattr(projection, "N_PROBES", 50)
+    monkeypatch.setattr(projection, "N_PROBES_BY_COLUMNS", 50)
     by_rows = hd.generate(model, tmp_path / "rows", **size, progress=False)
     scale = np.abs(by_rows.reduced_jacobian).max()
     np.testing.assert_allclose(by_columns.reduced_jacobian, by_rows.reduced_jacobian, atol=1e-8 * scale)

@@ -174,3 +174,22 @@ def test_default_takes_mumps_for_many_right_hand_sides_and_keeps_to_what_is_fact
     assert solver.factor(MANY).getPC().getFactorSolverType() == "umfpack"
     solver.solve_block(many, transposed=True)
     assert solver.n_factorizations == 2
+
+
+@pytest.mark.parametrize("columns", [1, 3, 40])
+@pytest.mark.parametrize("lu_method", [None, "mumps", "umfpack"])
+def test_good_matrix_after_a_bad_one(lu_method, columns, rng):
+    """Factors that failed are forgotten."""
+    A, space = convection()
+    good = A.copy()
+    solver = LinearSolver(A.mpi_comm(), lu_method=lu_method)
+    rhs = rng.standard_normal((space.dim(), columns))
+    for broken in (np.nan, 0.0):
+        bad = A.mat().copy()
+        bad.scale(broken)
+        solver.set_operator(bad)
+        with pytest.raises(SolveError):
+            solver.solve_block(block(rhs), transposed=True)
+        solver.set_operator(good)
+        X = solver.solve_block(block(rhs), transposed=True).getDenseArray()
+        np.testing.assert_allclose(good.array().T @ X, rhs, atol=1e-9)

@@ -375,3 +375,16 @@ def test_step_that_cannot_be_solved_is_an_error(models):
     with pytest.raises(SolveError):
         TimeDependentJacobian(model.scheme, model.observation, u, bad).mult_block(v)
     np.testing.assert_allclose(model.jacobian(m).mult_block(v), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_single_observables(models, name):
+    """Also of an early time alone, and of nothing at all."""
+    model = models[name]
+    m = model.draw(1)
+    dense = model.jacobian(m).to_dense()
+    for i in (0, len(dense) - 1):
+        weights = np.zeros(len(dense))
+        weights[i] = 1.0
+        np.testing.assert_allclose(owned_values(model.vjp(m, weights)), dense[i], atol=1e-10 * np.abs(dense).max())
+    assert model.vjp(m, np.zeros(len(dense))).norm("linf") == 0.0

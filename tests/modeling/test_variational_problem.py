@@ -7,6 +7,7 @@ from hippylib.utils.warnings import ModelConvergenceError
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling import ForwardSolveError, NewtonOptions
+from hippylib_dino.modeling.compiled_forms import CompiledForms
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from tests import problems
 
@@ -32,6 +33,8 @@ def everything(model, m, guess=None):
     model.solveFwd(x[hp.STATE], x)
     out["state"], out["cost"] = owned_values(x[hp.STATE]), np.array(model.cost(x))
     model.solveAdj(x[hp.ADJOINT], x)
+    for bc in model.problem.bc0:  # where hIPPYlib's adjoint keeps what belongs to the boundary
+        bc.apply(x[hp.ADJOINT])
     out["adjoint"] = owned_values(x[hp.ADJOINT])
     gradient, action = model.generate_vector(hp.PARAMETER), model.generate_vector(hp.PARAMETER)
     model.evalGradientParameter(x, gradient)
@@ -336,3 +339,119 @@ for name in ("confusion", "mixed"):
     one, two = (np.array(run_python(code, ranks=n).stdout.split(), dtype=float) for n in (1, 2))
     assert len(one) == 10
     np.testing.assert_allclose(two, one, rtol=1e-7)
+
+
+def _two_ways(residual, *, sensors_at=4, cells=6):
+    """A nonlinear problem on P1 without boundary conditions, plain and accelerated, with the same parts."""
+    mesh = dl.UnitSquareMesh(dl.MPI.comm_self, cells, cells)
+    space = dl.FunctionSpace(mesh, "Lagrange", 1)
+    prior = hp.BiLaplacianPrior(space, 0.2, 1.0, robin_bc=True, solver_type="lu")
+    B = hp.assemblePointwiseObservation(space, problems.sensors(sensors_at))
+    misfit = hp.DiscreteStateObservation(B, noise_variance=1e-4)
+    pdes = (
+        kind([space] * 3, residual, [], [], is_fwd_linear=False)
+        for kind in (hp.PDEVariationalProblem, hd.AcceleratedVariationalProblem)
+    )
+    return [hd.JacobianModel(pde, prior, misfit) for pde in pdes]
+
+
+def test_expressions_that_change_are_seen_in_every_term():
+    """Parameters of an Expression: a number in the term that is assembled once, a function in the other."""
+    rate = dl.Expression("1.0 + t * x[0]", t=0.0, degree=1)
+
+    def residual(u, m, p):
+        return (dl.inner(dl.grad(u), dl.grad(p)) + rate * u * p + dl.exp(m) * u**3 * p - 3.0 * rate * p) * dl.dx(
+            degree=5
+        )
+
+    plain, fast = _two_ways(residual)
+    m = hd.data.draw_parameter(plain.prior, 1, 1)
+    seen = []
+    for t in (0.0, 2.0, 0.0):
+        rate.t = t
+        truth = plain.evalObservable(m)
+        np.testing.assert_allclose(fast.evalObservable(m), truth, rtol=1e-8)
+        np.testing.assert_allclose(fast.jacobian(m).to_dense(), plain.jacobian(m).to_dense(), atol=1e-8)
+        seen.append(truth)
+    assert np.abs(seen[1] - seen[0]).max() > 0.05
+    np.testing.assert_allclose(seen[2], seen[0], rtol=1e-9)
+
+
+def test_switches_are_not_taken_for_constants():
+    """A term that jumps in u has no derivative in UFL, and yet it is not constant."""
+
+    def residual(u, m, p):
+        jump = dl.conditional(dl.gt(u, 2.0), 20.0, 0.0)
+        return (dl.inner(dl.grad(u), dl.grad(p)) + dl.exp(m) * u * p - jump * p) * dl.dx(degree=4)
+
+    _, fast = _two_ways(residual)
+    forms = CompiledForms(fast.problem.Vh, residual, [], [])
+    assert forms._parts is not None
+    space = fast.problem.Vh[hp.STATE]
+    u, m, p = dl.Function(space), dl.Function(space), dl.TestFunction(space)
+    out = u.vector().copy()
+    for height in (0.5, 3.0):
+        set_owned_values(u.vector(), height * (1.0 + 0.1 * np.sin(np.arange(space.dim()))))
+        forms.load(hp.STATE, u.vector())
+        forms.load(hp.PARAMETER, m.vector())
+        forms.residual(out)
+        np.testing.assert_allclose(owned_values(out), owned_values(dl.assemble(residual(u, m, p))), atol=1e-12)
+
+
+def test_gradient_is_right_where_a_sensor_touches_the_boundary():
+    """hIPPYlib's adjoint keeps there what belongs to the boundary, and its gradient is off."""
+    from applications.hyperelasticity import build
+
+    fast = build(hd.sample_communicator(), mesh_size=5)
+    plain = problems.plain(fast)
+    problems.observe_truth(fast)
+    m, direction = (hd.data.draw_parameter(fast.prior, 3, i) for i in (0, 1))
+    direction.axpy(-1.0, fast.prior.mean)
+    residual = fast.evalObservable(m) - owned_values(fast.misfit.d)
+    exact = fast.vjp(m, fast.noise_covariance.solve(residual)).inner(direction)
+    slopes = []
+    for model in (fast, plain):
+        x = [model.solveState(m), m, model.generate_vector(hp.ADJOINT)]
+        model.solveAdj(x[hp.ADJOINT], x)
+        gradient = model.generate_vector(hp.PARAMETER)
+        model.evalGradientParameter(x, gradient, misfit_only=True)
+        slopes.append(gradient.inner(direction))
+    assert slopes[0] == pytest.approx(exact, rel=1e-8)
+    assert abs(slopes[1] / exact - 1) > 1e-6
+
+
+def test_failed_linearisation_spoils_no_later_one():
+    """MUMPS refuses every matrix after one that it could not factor, unless it is told to start anew."""
+    model = problems.accelerated_vector(hd.sample_communicator())
+    m = hd.data.draw_parameter(model.prior, 1, 1)
+    u, expected = model.solveState(m), model.jacobian(m).to_dense()
+    bad = u.copy()
+    set_owned_values(bad, np.full(bad.local_size(), np.nan))
+    for _ in range(2):
+        with pytest.raises(SolveError):
+            model.linearize_at(bad, m).to_dense()
+    np.testing.assert_allclose(model.linearize_at(u, m).to_dense(), expected, atol=1e-12 * np.abs(expected).max())
+
+
+def test_options_out_of_range_are_named():
+    with pytest.raises(InputError, match=r"tolerance, max_iterations: expected 0 < tolerance < 0\.1"):
+        hd.modeling.NewtonOptions(tolerance=0.5)
+    with pytest.raises(InputError, match="chord_threshold, min_damping: expected 0 <= chord_threshold < 1"):
+        hd.modeling.NewtonOptions(chord_threshold=1.0)
+
+
+def test_state_that_is_zero_is_found_from_another_guess():
+    def residual(u, m, p):
+        return (dl.inner(dl.grad(u), dl.grad(p)) + dl.exp(m) * u * p + u**3 * p) * dl.dx(degree=5)
+
+    _, fast = _two_ways(residual)
+    m = hd.data.draw_parameter(fast.prior, 1, 1)
+    guess = fast.generate_vector(hp.STATE)
+    set_owned_values(guess, np.ones(guess.local_size()))
+    assert fast.solveState(m, guess).norm("linf") < 1e-10
+
+
+def test_krylov_problem_predicts_with_its_own_solver():
+    model = problems.accelerated(problems.vector(hd.sample_communicator()), linear_solver="krylov")
+    model.evalObservable(hd.data.draw_parameter(model.prior, 1, 1))
+    assert model._default_guess._solver.method == "krylov"
