@@ -40,7 +40,7 @@ setup(
         "scipy>=1.10",
         "tqdm>=4.64",
         "typer>=0.12",
-        "zarr>=3.0.8,<4",
+        "zarr>=3.1.3,<4",  # writes each file whole or not at all
     ],
     extras_require={
         "cpu": ["tensorflow-cpu>=2.18,<3"],
