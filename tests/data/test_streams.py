@@ -38,9 +38,10 @@ def prior_named(name, comm):
 def quadrature_points(prior, components):
     """(n, 1 + gdim): component and coordinates of hIPPYlib's noise space, built again and asked for them."""
     mesh, degree = prior.Vh.mesh(), 2 * prior.Vh.ufl_element().degree()
-    element = dl.FiniteElement("Quadrature", mesh.ufl_cell(), degree, quad_scheme="default")
+    rule = {"degree": degree, "quad_scheme": "default"}
+    element = dl.FiniteElement("Quadrature", mesh.ufl_cell(), **rule)
     if components > 1:
-        element = dl.VectorElement(element, dim=components)
+        element = dl.VectorElement("Quadrature", mesh.ufl_cell(), dim=components, **rule)
     space = dl.FunctionSpace(mesh, element)
     return DofOrder._keys(space, 0, space.dim())
 
