@@ -24,7 +24,7 @@ from petsc4py import PETSc
 
 import hippylib_dino as hd
 from applications import confusion, hyperelasticity
-from benchmarks.tables import processor, table
+from benchmarks.tables import plain_model, processor, table
 from hippylib_dino.data.dataset import SampleWriter
 from hippylib_dino.data.projection import Projector, linearized_covariance
 from hippylib_dino.data.solving import Solved
@@ -56,13 +56,6 @@ class Stopwatch:
     def median(self, *stages: str) -> float:
         """Milliseconds; of several stages the median of their sum."""
         return 1e3 * float(np.median(np.sum([self.seconds[stage] for stage in stages], axis=0)))
-
-
-def plain_model(model: hd.JacobianModel) -> hp.Model:
-    """The same problem as hIPPYlib has it."""
-    pde = model.problem
-    plain = hp.PDEVariationalProblem(pde.Vh, pde.varf_handler, pde.bc, pde.bc0, is_fwd_linear=pde.is_fwd_linear)
-    return hp.Model(plain, model.prior, model.misfit)
 
 
 def plain_rows(model: hp.Model) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""What the benchmark scripts share: Markdown tables, the machine's name."""
+"""What the benchmark scripts share: Markdown tables, the machine's name, plain hIPPYlib to compare with."""
 
 from __future__ import annotations
 
 import os
 import platform
 from pathlib import Path
+
+import hippylib as hp
 
 
 def table(header: list[str], rows: list[list]) -> str:
@@ -19,3 +21,10 @@ def processor() -> str:
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def plain_model(model: hp.Model) -> hp.Model:
+    """The same problem, prior and misfit with the PDE as hIPPYlib has it."""
+    pde = model.problem
+    plain = hp.PDEVariationalProblem(pde.Vh, pde.varf_handler, pde.bc, pde.bc0, is_fwd_linear=pde.is_fwd_linear)
+    return hp.Model(plain, model.prior, model.misfit)
