@@ -9,19 +9,6 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODELS = (
-    "confusion",
-    "hyperelasticity",
-    "poisson",
-    "vector",
-    "mixed",
-    "linear",
-    "accelerated_vector",
-    "accelerated_mixed",
-    "state",
-    "heat",
-    "reaction",
-)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +17,7 @@ def models():
     import hippylib_dino as hd
     from tests import problems
 
-    return {name: getattr(problems, name)(hd.sample_communicator()) for name in MODELS}
+    return {name: getattr(problems, name)(hd.sample_communicator()) for name in problems.MODELS}
 
 
 @pytest.fixture(scope="session")

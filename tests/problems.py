@@ -11,6 +11,21 @@ from applications import poisson as poisson_application
 
 dl.set_log_level(dl.LogLevel.ERROR)
 
+# the functions of this module that every law is tested on
+MODELS = (
+    "confusion",
+    "hyperelasticity",
+    "poisson",
+    "vector",
+    "mixed",
+    "linear",
+    "accelerated_vector",
+    "accelerated_mixed",
+    "state",
+    "heat",
+    "reaction",
+)
+
 
 def sensors(n):
     return np.array([(x, y) for x in np.linspace(0.2, 0.8, n) for y in np.linspace(0.2, 0.8, n)])

@@ -8,22 +8,9 @@ import hippylib_dino as hd
 from hippylib_dino.modeling import cost_rates, observable_rates
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.modeling.verify import STEPS
+from tests.problems import MODELS
 
-NAMES = (
-    "confusion",
-    "hyperelasticity",
-    "poisson",
-    "vector",
-    "mixed",
-    "linear",
-    "accelerated_vector",
-    "accelerated_mixed",
-    "state",
-    "heat",
-    "reaction",
-    "confusion surrogate",
-    "linear surrogate",
-)
+NAMES = (*MODELS, "confusion surrogate", "linear surrogate")
 CURVED = tuple(n for n in NAMES if not n.startswith("linear"))
 # hIPPYlib's own Hessian of time-dependent problems is not right in full Newton
 WITH_HESSIAN = tuple(n for n in CURVED if n not in ("heat", "reaction"))

@@ -282,14 +282,14 @@ class FailureLog:
     def __init__(self, path: Path, seed: int):
         self._folder, self._seed = path / "failures", seed
 
-    def record(self, index: int, reason: str, parameter: np.ndarray | None, retry: str | None) -> None:
+    def record(self, index: int, reason: str, parameter: np.ndarray, retry: str | None) -> None:
         """Add a failed sample; of one that is there already, what is said first of its solve stays.
 
         Parameters
         ----------
         index : int
         reason : str
-        parameter : (dM,) array, optional
+        parameter : (dM,) array
             Canonical dof order.
         retry : str, optional
             What was tried a second time, in vain.
@@ -300,8 +300,7 @@ class FailureLog:
         )
         if retry is not None:
             known["retried"] = retry
-        if parameter is not None:
-            write_file(self._folder / f"sample-{index:08d}.npy", lambda stream: np.save(stream, parameter))
+        write_file(self._folder / f"sample-{index:08d}.npy", lambda stream: np.save(stream, parameter))
         write_file(file, lambda stream: stream.write(json.dumps(known).encode()))
 
     def solved(self, index: int) -> None:

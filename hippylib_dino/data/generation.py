@@ -338,15 +338,15 @@ class _Run:
     def _solve_basis_sample(self, index: int) -> None:
         whole_state, start = self.model.whole_state, time.perf_counter()
         solved = self.solver.solve_state(index) if whole_state else self.solver.solve(index)
+        rows = None if whole_state else owned_rows(solved)
+        seconds = time.perf_counter() - start
         record = {"m": self.order.to_array(solved.m), "observable": self.data.whole(solved.q)}
         if solved.u is not None and self.keeps_states:
             record["state"] = self.state_order.to_array(owned_values(solved.u))
-        if not whole_state:
-            rows = owned_rows(solved)
-            solved.seconds = time.perf_counter() - start
+        if rows is not None:
             record["covariance"] = linearized_covariance(self.model.prior, rows)
             record["jacobian"] = self.order.to_array(rows).T
-        record["work"] = np.array([solved.seconds, solved.iterations])
+        record["work"] = np.array([seconds, solved.iterations])
         if self.ranks.writes:
             self.scratch_writer.write(index, record)
         self._note(index, solved)
@@ -498,7 +498,7 @@ class _Run:
         kept = self._kept(index)
         solved = self.solver.solve(index) if kept is None else kept
         record = self.projector.record(solved)
-        spent = time.perf_counter() - start + (0.0 if kept is None else max(kept.seconds, 0.0))
+        spent = time.perf_counter() - start + (0.0 if kept is None else kept.seconds)
         record["work"] = np.array([spent, solved.iterations])
         if self.ranks.writes:
             self.writer.write(index, record)

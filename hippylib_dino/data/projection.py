@@ -66,8 +66,10 @@ class Projector:
         self._out_shift = self.data.local(output_basis.shift)
         fewer_rows = self.data.dim <= self._rank + N_PROBES_BY_COLUMNS and not model.whole_state
         self.by_rows = fewer_rows or store_full
-        probes = self._probes(seed, N_PROBES_BY_ROWS if self.by_rows else N_PROBES_BY_COLUMNS)
-        self._directions = np.column_stack([self._decoder, probes])
+        self._directions = self._decoder
+        if not store_full:
+            probes = self._probes(seed, N_PROBES_BY_ROWS if self.by_rows else N_PROBES_BY_COLUMNS)
+            self._directions = np.column_stack([self._decoder, probes])
 
     def encode(self, m: np.ndarray) -> np.ndarray:
         """Latent parameter (rM,) of owned values."""
@@ -89,14 +91,14 @@ class Projector:
         else:
             rows = owned_rows(solved)
             columns = sum_over_ranks(rows.T @ self._directions, self.order.comm)
-            if self.store_full:
-                record["m"], record["jacobian"] = self.order.to_array(solved.m), self.order.to_array(rows).T
         record["reduced_jacobian"] = self.data.dot(self._out_encoder, columns[:, : self._rank])
-        energies = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns)))
-        record["jacobian_energy"] = energies[: self._rank].sum() + energies[self._rank :].mean()
         if self.store_full:
+            record["m"], record["jacobian"] = self.order.to_array(solved.m), self.order.to_array(rows).T
             covariance = linearized_covariance(self.model.prior, rows)
             record["jacobian_energy"] = np.trace(self.data.precision(covariance))
+        else:
+            energies = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns)))
+            record["jacobian_energy"] = energies[: self._rank].sum() + energies[self._rank :].mean()
         return record
 
     def _probes(self, seed: int, n: int) -> np.ndarray:

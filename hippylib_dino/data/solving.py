@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -128,7 +127,6 @@ class SampleSolver:
 
     def solve_state(self, index: int) -> Solved:
         """A sample without its Jacobian."""
-        start = time.perf_counter()
         m = self.draw(index)
         rescue = None
         try:
@@ -141,8 +139,7 @@ class SampleSolver:
         report = getattr(self.model.problem, "report", None)
         iterations = UNKNOWN if report is None or rescue is not None else report.iterations
         q = self.model.observe_local(u)
-        seconds = time.perf_counter() - start
-        return Solved(owned_values(m), q, np.empty(0), u, seconds, float(iterations), rescue)
+        return Solved(owned_values(m), q, np.empty(0), u, iterations=float(iterations), rescue=rescue)
 
     def linearize(self, m: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, Jacobian]:
         """Local piece of the observable and Jacobian of a sample whose state is known: owned rows of m and u."""

@@ -107,6 +107,9 @@ class LinearSolver:
         kinds = PETSc.PC.Type.LU, PETSc.PC.Type.CHOLESKY
         return self._ksp.getType() == PETSc.KSP.Type.PREONLY and self._ksp.getPC().getType() in kinds
 
+    def _is_mumps(self, ksp: PETSc.KSP) -> bool:
+        return self._is_direct() and ksp.getPC().getFactorSolverType() == "mumps"
+
     @property
     def ksp(self) -> PETSc.KSP:
         """PETSc's solver."""
@@ -219,11 +222,9 @@ class LinearSolver:
             If a solve fails or gives values that are not finite.
         """
         ksp = self.factor(B.getSize()[1])
-        preconditioner = ksp.getPC()
         X = B.duplicate()
-        mumps = self._is_direct() and preconditioner.getFactorSolverType() == "mumps"
-        if mumps or (self._is_direct() and not transposed):
-            self._solve_matrix(ksp, B, X, mumps=mumps, transposed=transposed)
+        if self._is_mumps(ksp) or (self._is_direct() and not transposed):
+            self._solve_matrix(ksp, B, X, transposed=transposed)
         else:
             self._solve_columns(B, X, transposed=transposed)
         return self._finite(ksp, X)
@@ -240,8 +241,7 @@ class LinearSolver:
             If a solve fails or gives values that are not finite.
         """
         ksp = self.factor(B.getSize()[0])
-        preconditioner = ksp.getPC()
-        if not (self._comm.size == 1 and self._is_direct() and preconditioner.getFactorSolverType() == "mumps"):
+        if not (self._comm.size == 1 and self._is_mumps(ksp)):
             dense = B.transpose(PETSc.Mat()).convert("dense")
             X = self.solve_block(dense, transposed=True)
             dense.destroy()
@@ -249,7 +249,7 @@ class LinearSolver:
         X = PETSc.Mat().createDense((B.getSize()[1], B.getSize()[0]), comm=self._comm)
         X.setUp()
         sparse = PETSc.Mat().createTranspose(B)
-        self._solve_matrix(ksp, sparse, X, mumps=True, transposed=True)
+        self._solve_matrix(ksp, sparse, X, transposed=True)
         sparse.destroy()
         return self._finite(ksp, X)
 
@@ -259,9 +259,9 @@ class LinearSolver:
             raise SolveError("the block solve gave values that are not finite.")
         return X
 
-    def _solve_matrix(self, ksp: PETSc.KSP, B: PETSc.Mat, X: PETSc.Mat, *, mumps: bool, transposed: bool) -> None:
+    def _solve_matrix(self, ksp: PETSc.KSP, B: PETSc.Mat, X: PETSc.Mat, *, transposed: bool) -> None:
         """One PETSc call for all columns; MUMPS' ICNTL(9) chooses between A and Aᵀ."""
-        factor = ksp.getPC().getFactorMatrix()
+        factor, mumps = ksp.getPC().getFactorMatrix(), self._is_mumps(ksp)
         if mumps:
             factor.setMumpsIcntl(27, -MUMPS_BLOCK)
             factor.setMumpsIcntl(9, 0 if transposed else 1)

@@ -59,7 +59,7 @@ def _finish_log(axes: Axes, ylabel: str, last: int) -> None:
     axes.grid(True, alpha=0.3)
 
 
-def _draw_spectra(axes: Axes, spectra: Mapping[str, np.ndarray], labels: Sequence[str], *, broad_first: bool) -> None:
+def draw_spectra(axes: Axes, spectra: Mapping[str, np.ndarray], labels: Sequence[str], *, broad_first: bool) -> None:
     """All spectra on a log axis; a broad, pale first one is seen beneath those that lie on it."""
     for i, (values, label, color) in enumerate(zip(spectra.values(), labels, cycle(COLORS))):
         width = {"linewidth": 4, "alpha": 0.5} if i == 0 and broad_first else {"linewidth": 1.5}
@@ -100,7 +100,7 @@ def plot_spectra(spectra: Mapping[str, ArrayLike]) -> Figure:
     lines = _lines(spectra)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    _draw_spectra(axes, lines, list(lines), broad_first=False)
+    draw_spectra(axes, lines, list(lines), broad_first=False)
     axes.set_xlabel("index")
     axes.legend()
     return figure
@@ -334,7 +334,7 @@ def plot_eigenvalues(spectra: Mapping[str, ArrayLike]) -> Figure:
     figure = Figure(figsize=(6.5, 0.4 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     labels = [f"{label}, {np.count_nonzero(values > 1)} above 1" for label, values in lines.items()]
-    _draw_spectra(panels[0], lines, labels, broad_first=True)
+    draw_spectra(panels[0], lines, labels, broad_first=True)
     panels[0].axhline(1.0, color=REFERENCE, linestyle="--", linewidth=1, label="1: data-informed above")
     panels[0].legend()
     if len(lines) == 2:

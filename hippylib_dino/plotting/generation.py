@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hippylib_dino.data.dataset import FAILED, Dataset
+from hippylib_dino.plotting.curves import draw_spectra
 from hippylib_dino.plotting.figures import COLORS, REFERENCE, input_error
 
 
@@ -93,11 +94,10 @@ def _latent_size(axes: Axes, dataset: Dataset) -> None:
 
 
 def _spectra(axes: Axes, dataset: Dataset) -> None:
-    for name, color in zip(("input", "output"), COLORS, strict=False):
-        basis = dataset.basis(name)
-        positive = basis.eigenvalues[basis.eigenvalues > 0]
-        axes.semilogy(np.arange(1, len(positive) + 1), positive, color=color, label=f"{name}, {basis.kind}")
+    bases = {name: dataset.basis(name) for name in ("input", "output")}
+    labels = [f"{name}, {basis.kind}" for name, basis in bases.items()]
+    draw_spectra(axes, {name: basis.eigenvalues for name, basis in bases.items()}, labels, broad_first=False)
+    for basis, color in zip(bases.values(), COLORS, strict=False):
         axes.axvline(basis.rank, color=color, linestyle=":", linewidth=1)
-    axes.set(xlabel="index (dotted: rank)", ylabel="eigenvalue")
-    axes.grid(True, alpha=0.3)
+    axes.set_xlabel("index (dotted: rank)")
     axes.legend()

@@ -10,6 +10,7 @@ import scipy.linalg as sla
 Block = np.ndarray
 Operator = Callable[[Block], Block]
 
+NEGLIGIBLE = 1e-13  # relative to the first eigenvalue: below it a vector is rounding, not information
 EQUAL = 1e-6  # relative: of eigenvalues that differ by less, rounding turns the vectors by 1e-10 or more
 
 

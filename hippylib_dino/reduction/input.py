@@ -13,10 +13,9 @@ from hippylib_dino.errors import RankError
 from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values
 from hippylib_dino.reduction.basis import Basis
-from hippylib_dino.reduction.eigen import generalized_eigenpairs, settle
+from hippylib_dino.reduction.eigen import NEGLIGIBLE, generalized_eigenpairs, settle
 
 OVERSAMPLING = 10
-NEGLIGIBLE = 1e-13  # relative to the first eigenvalue: below it a vector is rounding, not information
 
 
 def derivative_input_basis(

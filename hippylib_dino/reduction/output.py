@@ -14,9 +14,7 @@ from hippylib_dino.errors import RankError
 from hippylib_dino.modeling.data_space import DataSpace
 from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
-from hippylib_dino.reduction.eigen import settle
-
-NEGLIGIBLE = 1e-13  # relative to the first eigenvalue: below it a vector is rounding, not information
+from hippylib_dino.reduction.eigen import NEGLIGIBLE, settle
 
 
 def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: NoiseCovariance, *, rank: int) -> Basis:
