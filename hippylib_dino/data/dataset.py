@@ -151,7 +151,8 @@ class Dataset:
         """The arrays that every finished sample must have whole; a lost one is an error when it is read."""
         state = self.attributes["observable"] == "state"
         without = {"observable"} if state else {"observable_residual"}
-        full = FULL_ARRAYS if self.plan.store_full else ()
+        kept = {"m": self.plan.store_full or self.plan.store_parameters, "jacobian": self.plan.store_full}
+        full = tuple(name for name in FULL_ARRAYS if kept[name])
         return (*(name for name in SAMPLE_ARRAYS if name not in without), *full)
 
     def _read(self, name: str, index: np.ndarray) -> np.ndarray:
@@ -287,10 +288,12 @@ class Dataset:
         Raises
         ------
         InputError
-            If the dataset was generated without ``store_full=True``.
+            If the dataset was generated without ``store_full=True`` (or, for "m", ``store_parameters=True``).
         """
         if name not in self._group:
-            raise InputError(f"name: {self.path} has no array {name!r}; generate with store_full=True to keep it.")
+            raise InputError(
+                f"name: {self.path} has no array {name!r}; generate with store_full=True to keep it, or the parameters alone with store_parameters=True."
+            )
         return self._read(name, np.asarray(index))
 
     @property

@@ -127,8 +127,9 @@ class DatasetDirectory:
             create_array(root, "observable_residual", (n,), ("sample",))
         else:
             create_array(root, "observable", (n, dims.observable), ("sample", "observable_index"))
-        if plan.store_full:
+        if plan.store_full or plan.store_parameters:
             create_array(root, "m", (n, dims.parameter), ("sample", "parameter"))
+        if plan.store_full:
             create_array(root, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
         _create_scratch(root.create_group(SCRATCH), plan, dims)
         create_whole_array(root.create_group("bases"), "noise_covariance", noise)

@@ -46,6 +46,7 @@ def generate(
     repair: bool = False,
     reuse: Dataset | None = None,
     store_full: bool = False,
+    store_parameters: bool = False,
     initial_guess: str | Guess = "auto",
     retry: str | JacobianModel | None = None,
     max_failures: int = 10,
@@ -85,6 +86,8 @@ def generate(
         projected from it, not solved again.  For wider bases, other ranks, other bases.
     store_full : bool
         Keep full parameters m (dM,) and Jacobians J (dQ, dM) as well.
+    store_parameters : bool
+        Keep full parameters alone, which a network on full dimensions is trained on.
     initial_guess : str or callable
         Of the forward solves of a nonlinear problem: "mean", "linearized", "nearest", "regression", a callable from a
         parameter vector to a state vector, or "auto", which takes the one that needed least work on some of the
@@ -130,6 +133,7 @@ def generate(
         output_basis=output_basis,
         seed=seed,
         store_full=store_full,
+        store_parameters=store_parameters,
     )
     solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
     run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
@@ -434,7 +438,12 @@ class _Run:
         self.writer = SampleWriter(self.root)
         dataset, plan = Dataset(self.root, self.path), self.plan
         self.projector = Projector(
-            self.model, dataset.input_basis, dataset.output_basis, seed=plan.seed, store_full=plan.store_full
+            self.model,
+            dataset.input_basis,
+            dataset.output_basis,
+            seed=plan.seed,
+            store_full=plan.store_full,
+            store_parameters=plan.store_parameters,
         )
 
     def _start_from(self, initial_guess: str | Guess) -> None:

@@ -29,6 +29,7 @@ class Plan:
     output_basis: str
     seed: int
     store_full: bool
+    store_parameters: bool = False
     segments: tuple[tuple[str, int, int], ...] = ()
 
     @classmethod

@@ -43,6 +43,8 @@ class Projector:
         Of the prior draws.
     store_full : bool
         Whether full parameters and Jacobians are part of the record.
+    store_parameters : bool
+        Whether full parameters are.
 
     Attributes
     ----------
@@ -51,9 +53,17 @@ class Projector:
     """
 
     def __init__(
-        self, model: JacobianModel, input_basis: Basis, output_basis: Basis, *, seed: int, store_full: bool = False
+        self,
+        model: JacobianModel,
+        input_basis: Basis,
+        output_basis: Basis,
+        *,
+        seed: int,
+        store_full: bool = False,
+        store_parameters: bool = False,
     ):
         self.model, self.store_full = model, store_full
+        self.store_parameters = store_full or store_parameters
         self.order, self.data = DofOrder(model.prior.Vh), model.data_space
         self._encoder = self.order.from_array(input_basis.encoder)
         self._decoder = self.order.from_array(input_basis.decoder)
@@ -92,8 +102,10 @@ class Projector:
             rows = owned_rows(solved)
             columns = sum_over_ranks(rows.T @ self._directions, self.order.comm)
         record["reduced_jacobian"] = self.data.dot(self._out_encoder, columns[:, : self._rank])
+        if self.store_parameters:
+            record["m"] = self.order.to_array(solved.m)
         if self.store_full:
-            record["m"], record["jacobian"] = self.order.to_array(solved.m), self.order.to_array(rows).T
+            record["jacobian"] = self.order.to_array(rows).T
             covariance = linearized_covariance(self.model.prior, rows)
             record["jacobian_energy"] = np.trace(self.data.precision(covariance))
         else:

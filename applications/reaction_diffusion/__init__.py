@@ -1,0 +1,3 @@
+from applications.reaction_diffusion.model import build
+
+__all__ = ["build"]

@@ -1,0 +1,227 @@
+"""Building blocks of networks: value, both derivative sweeps and curvature, once for Keras and for NumPy.
+
+A block b maps x (..., n_in) to y (..., n_out).  With ∂b at x it gives
+
+- ``linearize``: y, and what the sweeps need to know of x;
+- ``push``: tangents (..., k, n_in) to (..., k, n_out), t ↦ t ∂bᵀ (forward sweep);
+- ``pull``: cotangents (..., k, n_out) to (..., k, n_in), c ↦ c ∂b (reverse sweep);
+- ``bend``: (∂²b · dx)ᵀ c (..., n_in), for Hessian actions.
+
+`ops` is `keras.ops` or `numpy_ops`, so that a trained network and its float64 evaluation cannot differ.
+Weights come as a flat list, which each block takes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hippylib_dino.network.activations import get_activation
+
+Weights = list[Any]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Shape and initial values of one weight: "glorot" (uniform) or "zeros"."""
+
+    shape: tuple[int, ...]
+    initial: str
+
+
+class Block:
+    """Base: a block without weights."""
+
+    def weights(self) -> list[Weight]:
+        """What the block takes from the flat list, in order."""
+        return []
+
+    def linearize(self, ops, weights: Weights, x) -> tuple[Any, Any]:
+        """y, and the state that `push`, `pull` and `bend` take."""
+        raise NotImplementedError
+
+    def push(self, ops, weights: Weights, state, tangents):
+        """Forward sweep."""
+        raise NotImplementedError
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        """Reverse sweep."""
+        raise NotImplementedError
+
+    def bend(self, ops, weights: Weights, state, tangent, cotangent):
+        """(∂²b · tangent)ᵀ cotangent, both without the axis k; None where it is zero."""
+        return None
+
+
+@dataclass(frozen=True)
+class Dense(Block):
+    """y = x K + b."""
+
+    n_in: int
+    n_out: int
+    initial: str = "glorot"
+
+    def weights(self) -> list[Weight]:
+        return [Weight((self.n_in, self.n_out), self.initial), Weight((self.n_out,), "zeros")]
+
+    def linearize(self, ops, weights: Weights, x):
+        return ops.matmul(x, weights[0]) + weights[1], None
+
+    def push(self, ops, weights: Weights, state, tangents):
+        return ops.matmul(tangents, weights[0])
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        return ops.matmul(cotangents, ops.transpose(weights[0]))
+
+
+@dataclass(frozen=True)
+class Scale(Block):
+    """y = s x, with s fixed: the spread of the outputs, so that weights stay of order one."""
+
+    factor: float
+
+    def linearize(self, ops, weights: Weights, x):
+        return x * self.factor, None
+
+    def push(self, ops, weights: Weights, state, tangents):
+        return tangents * self.factor
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        return cotangents * self.factor
+
+
+@dataclass(frozen=True)
+class Activate(Block):
+    """y = σ(x), elementwise."""
+
+    name: str
+
+    def linearize(self, ops, weights: Weights, x):
+        sigma = get_activation(self.name)
+        return sigma.value(ops, x), (x, sigma.first(ops, x))
+
+    def push(self, ops, weights: Weights, state, tangents):
+        return tangents * state[1][..., None, :]
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        return cotangents * state[1][..., None, :]
+
+    def bend(self, ops, weights: Weights, state, tangent, cotangent):
+        return cotangent * tangent * get_activation(self.name).second(ops, state[0])
+
+
+@dataclass(frozen=True)
+class Chain(Block):
+    """Blocks one after the other."""
+
+    blocks: tuple[Block, ...]
+
+    def weights(self) -> list[Weight]:
+        return [weight for block in self.blocks for weight in block.weights()]
+
+    def _shares(self, weights: Weights) -> list[tuple[Block, Weights]]:
+        shares, first = [], 0
+        for block in self.blocks:
+            n = len(block.weights())
+            shares.append((block, weights[first : first + n]))
+            first += n
+        return shares
+
+    def linearize(self, ops, weights: Weights, x):
+        states = []
+        for block, own in self._shares(weights):
+            x, state = block.linearize(ops, own, x)
+            states.append(state)
+        return x, states
+
+    def push(self, ops, weights: Weights, state, tangents):
+        for (block, own), s in zip(self._shares(weights), state, strict=True):
+            tangents = block.push(ops, own, s, tangents)
+        return tangents
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        for (block, own), s in zip(self._shares(weights)[::-1], state[::-1], strict=True):
+            cotangents = block.pull(ops, own, s, cotangents)
+        return cotangents
+
+    def bend(self, ops, weights: Weights, state, tangent, cotangent):
+        shares, tangents = self._shares(weights), []
+        for (block, own), s in zip(shares, state, strict=True):
+            tangents.append(tangent)
+            tangent = block.push(ops, own, s, tangent[..., None, :])[..., 0, :]
+        total = None  # of the derivative of the reverse sweep along the tangent
+        for (block, own), s, along in zip(shares[::-1], state[::-1], tangents[::-1], strict=True):
+            if total is not None:
+                total = block.pull(ops, own, s, total[..., None, :])[..., 0, :]
+            own_part = block.bend(ops, own, s, along, cotangent)
+            if own_part is not None:
+                total = own_part if total is None else total + own_part
+            cotangent = block.pull(ops, own, s, cotangent[..., None, :])[..., 0, :]
+        return total
+
+
+@dataclass(frozen=True)
+class Residual(Block):
+    """y = x + inner(x)."""
+
+    inner: Chain
+
+    def weights(self) -> list[Weight]:
+        return self.inner.weights()
+
+    def linearize(self, ops, weights: Weights, x):
+        y, state = self.inner.linearize(ops, weights, x)
+        return x + y, state
+
+    def push(self, ops, weights: Weights, state, tangents):
+        return tangents + self.inner.push(ops, weights, state, tangents)
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        return cotangents + self.inner.pull(ops, weights, state, cotangents)
+
+    def bend(self, ops, weights: Weights, state, tangent, cotangent):
+        return self.inner.bend(ops, weights, state, tangent, cotangent)
+
+
+@dataclass(frozen=True)
+class Sum(Block):
+    """y = left(x) + right(x)."""
+
+    left: Chain
+    right: Chain
+
+    def weights(self) -> list[Weight]:
+        return self.left.weights() + self.right.weights()
+
+    def _split(self, weights: Weights) -> tuple[Weights, Weights]:
+        n = len(self.left.weights())
+        return weights[:n], weights[n:]
+
+    def linearize(self, ops, weights: Weights, x):
+        left, right = self._split(weights)
+        a, a_state = self.left.linearize(ops, left, x)
+        b, b_state = self.right.linearize(ops, right, x)
+        return a + b, (a_state, b_state)
+
+    def push(self, ops, weights: Weights, state, tangents):
+        left, right = self._split(weights)
+        return self.left.push(ops, left, state[0], tangents) + self.right.push(ops, right, state[1], tangents)
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        left, right = self._split(weights)
+        return self.left.pull(ops, left, state[0], cotangents) + self.right.pull(ops, right, state[1], cotangents)
+
+    def bend(self, ops, weights: Weights, state, tangent, cotangent):
+        left, right = self._split(weights)
+        parts = [
+            self.left.bend(ops, left, state[0], tangent, cotangent),
+            self.right.bend(ops, right, state[1], tangent, cotangent),
+        ]
+        present = [part for part in parts if part is not None]
+        return sum(present[1:], present[0]) if present else None
+
+
+def chain(blocks: Sequence[Block]) -> Chain:
+    """Blocks one after the other."""
+    return Chain(tuple(blocks))
