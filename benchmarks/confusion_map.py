@@ -20,7 +20,7 @@ import typer
 
 import hippylib_dino as hd
 from applications.confusion.model import build
-from applications.confusion.run import compile_forms, relative_distance, solve_map, synthetic_data
+from applications.study import compile_forms, relative_distance, solve_map, synthetic_data
 from benchmarks.tables import plain_model, processor, table
 from hippylib_dino.modeling.spaces import DofOrder
 

@@ -8,6 +8,7 @@ import hippylib_dino as hd
 from applications import confusion as confusion_application
 from applications import hyperelasticity as hyperelasticity_application
 from applications import poisson as poisson_application
+from applications import reaction_diffusion as reaction_diffusion_application
 
 dl.set_log_level(dl.LogLevel.ERROR)
 
@@ -16,6 +17,7 @@ MODELS = (
     "confusion",
     "hyperelasticity",
     "poisson",
+    "reaction_diffusion",
     "vector",
     "mixed",
     "linear",
@@ -46,6 +48,12 @@ def hyperelasticity(comm):
 def poisson(comm):
     """is_fwd_linear=True, P2 state and P1 parameter."""
     return poisson_application.build(comm, mesh_size=8)
+
+
+def reaction_diffusion(comm):
+    """Nonlinear, P2 state and P1 parameter, inhomogeneous Dirichlet data, a prior mean that is not zero."""
+    # no coarser, for the sensors nearest to the bottom: see `hyperelasticity`
+    return reaction_diffusion_application.build(comm, mesh_size=10)
 
 
 def vector(comm):

@@ -9,171 +9,15 @@ and fields for ParaView (XDMF) into ``--output``.
 
 from __future__ import annotations
 
-import itertools
-import json
-import time
 from pathlib import Path
 from typing import Annotated
 
 import dolfin as dl
-import hippylib as hp
-import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import hippylib_dino as hd
+from applications import study
 from applications.confusion.model import build, observation_points
-from hippylib_dino import plotting
-
-TRUTH_SEED = 2026  # a stream that the training samples do not use
-
-
-def solve_map(model: hp.Model) -> tuple[list, hp.ReducedSpaceNewtonCG, float]:
-    """MAP point by hIPPYlib's Newton-CG from the prior mean; the solver; seconds."""
-    parameters = hp.ReducedSpaceNewtonCG_ParameterList()
-    parameters["rel_tolerance"] = 1e-6
-    parameters["abs_tolerance"] = 1e-10
-    parameters["max_iter"] = 50
-    parameters["print_level"] = -1
-    solver = hp.ReducedSpaceNewtonCG(model, parameters)
-    start = time.perf_counter()
-    x = solver.solve([None, model.prior.mean.copy(), None])
-    return x, solver, time.perf_counter() - start
-
-
-def compile_forms(model: hd.JacobianModel) -> None:
-    """Solve and linearise once at the prior mean, so that no timing includes the compilation of forms."""
-    x = model.generate_vector()
-    x[hp.PARAMETER].axpy(1.0, model.prior.mean)
-    model.solveFwd(x[hp.STATE], x)
-    model.solveAdj(x[hp.ADJOINT], x)
-    model.setPointForHessianEvaluations(x, gauss_newton_approx=False)
-    model.evalGradientParameter(x, model.generate_vector(hp.PARAMETER))
-
-
-def synthetic_data(model: hd.JacobianModel, index: int) -> dl.GenericVector:
-    """Put noisy observations of a prior sample into the misfit; return the sample."""
-    truth = hd.data.draw_parameter(model.prior, TRUTH_SEED, index)
-    noise = model.noise_covariance.sample(np.random.default_rng([TRUTH_SEED, index]))
-    hd.modeling.set_owned_values(model.misfit.d, model.evalObservable(truth) + noise)
-    return truth
-
-
-def relative_distance(prior, a: dl.GenericVector, b: dl.GenericVector) -> float:
-    """‖a - b‖_M / ‖b‖_M in the mass norm."""
-    difference = a.copy()
-    difference.axpy(-1.0, b)
-    return float(np.sqrt(difference.inner(prior.M * difference) / b.inner(prior.M * b)))
-
-
-def deviation(posterior: hp.GaussianLRPosterior, prior_variance: dl.GenericVector) -> dl.GenericVector:
-    """Pointwise standard deviation of a Laplace posterior."""
-    reduction = prior_variance.copy()
-    posterior.Hlr.LowRankHinv.get_diagonal(reduction)
-    values = hd.modeling.owned_values(prior_variance) - hd.modeling.owned_values(reduction)
-    out = prior_variance.copy()
-    hd.modeling.set_owned_values(out, np.sqrt(np.maximum(values, 0.0)))
-    return out
-
-
-def compare(model: hd.JacobianModel, dino: hd.DINO) -> tuple[dict, dict, dict]:
-    """MAP and Laplace by PDE and surrogate on one data set: numbers, fields, spectra."""
-    truth = synthetic_data(model, 0)
-    compile_forms(model)
-    surrogate = hd.SurrogateModel(dino, model.prior, model.misfit)
-    numbers, fields, spectra = {}, {"truth": truth}, {}
-    prior_variance = model.prior.pointwise_variance(method="Exact")
-    deviations = {"prior": prior_variance.copy()}
-    hd.modeling.set_owned_values(deviations["prior"], np.sqrt(hd.modeling.owned_values(prior_variance)))
-    for name, candidate in (("PDE", model), ("surrogate", surrogate)):
-        x, solver, seconds = solve_map(candidate)
-        start = time.perf_counter()
-        posterior = hd.laplace(candidate, x)
-        numbers[name] = {
-            "newton_converged": bool(solver.converged),
-            "newton_iterations": solver.it,
-            "cg_iterations": solver.total_cg_iter,
-            "map_seconds": seconds,
-            "laplace_seconds": time.perf_counter() - start,
-            "cost": solver.final_cost,
-            "kl_from_prior": float(posterior.klDistanceFromPrior()),
-            "truth_error": relative_distance(model.prior, x[hp.PARAMETER], truth),
-        }
-        fields[f"{name} MAP"] = x[hp.PARAMETER]
-        deviations[name] = deviation(posterior, prior_variance)
-        spectra[name] = posterior.d
-    # a surrogate of lower rank has fewer eigenvalues
-    shared = min(len(values) for values in spectra.values())
-    spectra = {name: values[:shared] for name, values in spectra.items()}
-    leading = slice(0, 20)
-    numbers["comparison"] = {
-        "map_distance": relative_distance(model.prior, fields["surrogate MAP"], fields["PDE MAP"]),
-        "eigenvalue_error_mean": float(np.mean(np.abs(spectra["surrogate"] / spectra["PDE"] - 1)[leading])),
-        "deviation_distance": relative_distance(model.prior, deviations["surrogate"], deviations["PDE"]),
-        "map_speedup": numbers["PDE"]["map_seconds"] / numbers["surrogate"]["map_seconds"],
-    }
-    return numbers, {"fields": fields, "deviations": deviations}, spectra
-
-
-def draw(output: Path, model, dataset, dino, vectors: dict, spectra: dict) -> None:
-    """All figures and the ParaView file."""
-    space = model.prior.Vh
-    functions = {k: hp.vector2Function(v, space, name=k) for k, v in vectors["fields"].items()}
-    gap = vectors["fields"]["surrogate MAP"].copy()
-    gap.axpy(-1.0, vectors["fields"]["PDE MAP"])
-    functions["surrogate - PDE"] = hp.vector2Function(gap, space)
-    deviations = {k: hp.vector2Function(v, space) for k, v in vectors["deviations"].items()}
-    test = dataset.split("test")
-    order = hd.modeling.DofOrder(space)
-    noise_std = np.sqrt(np.diag(model.noise_covariance.to_dense()))
-    predicted = dino.output_basis.decode(dino.latent_map.value(test.x))
-    figures = {
-        "spectra": plotting.plot_spectra(
-            {
-                "input, derivative-informed": dino.input_basis.eigenvalues,
-                "output, derivative-informed": dino.output_basis.eigenvalues,
-            }
-        ),
-        "modes": plotting.plot_modes(space, order.from_array(dino.input_basis.decoder), range(8)),
-        "history": plotting.plot_history(dino.training["history"]),
-        "observables": plotting.plot_observables(test.observable, predicted, noise_std),
-        "map": plotting.plot_fields(
-            functions, differences=["surrogate - PDE"], points=observation_points(), units="log reaction rate m"
-        ),
-        "deviation": plotting.plot_fields(deviations, units="standard deviation of m"),
-        "laplace": plotting.plot_eigenvalues(spectra),
-    }
-    for name, figure in figures.items():
-        plotting.save(figure, output / f"{name}.png")
-    plotting.write_xdmf(output / "map.xdmf", functions)
-    plotting.write_xdmf(output / "deviation.xdmf", deviations)
-
-
-def report(numbers: dict, console: Console) -> None:
-    """The one-screen table."""
-    table = Table(title="Convection-reaction-diffusion: PDE and DINO in hIPPYlib's own loops")
-    for heading in ("", "PDE", "surrogate"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    rows = (
-        ("MAP: seconds", "map_seconds", "{:.2f}"),
-        ("MAP: Newton iterations", "newton_iterations", "{}"),
-        ("MAP: CG iterations", "cg_iterations", "{}"),
-        ("MAP: distance from the truth (mass norm)", "truth_error", "{:.1%}"),
-        ("Laplace: seconds", "laplace_seconds", "{:.2f}"),
-        ("Laplace: KL divergence from the prior", "kl_from_prior", "{:.2f}"),
-    )
-    for label, key, form in rows:
-        table.add_row(label, *(form.format(numbers[name][key]) for name in ("PDE", "surrogate")))
-    table.add_section()
-    comparison, errors = numbers["comparison"], numbers["errors"]
-    table.add_row("MAP: surrogate against PDE (mass norm)", "", f"{comparison['map_distance']:.2%}")
-    table.add_row("MAP: speed-up", "", f"{comparison['map_speedup']:.0f}x")
-    table.add_row("Laplace: mean error of 20 eigenvalues", "", f"{comparison['eigenvalue_error_mean']:.2%}")
-    table.add_row("Laplace: pointwise deviation against PDE", "", f"{comparison['deviation_distance']:.2%}")
-    table.add_row("held-out error of the observable", "", f"{errors['observable']:.2%}")
-    table.add_row("held-out error of the full Jacobian", "", f"{errors['jacobian']:.2%}")
-    console.print(table)
 
 
 def main(
@@ -188,33 +32,31 @@ def main(
     """Generate, train, and compare PDE and surrogate."""
     dl.set_log_level(dl.LogLevel.ERROR)
     dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
-    clock = {"start": time.perf_counter()}
-    model = build(hd.sample_communicator(), mesh_size)
-    dataset = hd.generate(
-        model, output / "dataset", n_samples=n_samples, n_test=32, input_rank=input_rank, seed=seed, resume=True
-    )
-    clock["generate"] = time.perf_counter()
+    seconds: dict[str, float] = {}
+    with study.timed(seconds, "generate"):
+        model = build(hd.sample_communicator(), mesh_size)
+        dataset = hd.generate(
+            model, output / "dataset", n_samples=n_samples, n_test=32, input_rank=input_rank, seed=seed, resume=True
+        )
     if generate_only:
         return
-    dino = hd.train(dataset, "h1", epochs=epochs, seed=seed)
-    clock["train"] = time.perf_counter()
+    with study.timed(seconds, "train"):
+        dino = hd.train(dataset, "h1", epochs=epochs, seed=seed)
     dino.save(output / "confusion.dino", overwrite=True)
-    numbers, vectors, spectra = compare(model, dino)
-    clock["infer"] = time.perf_counter()
-    numbers["errors"] = dino.evaluate(dataset)
-    stages = list(clock)
-    numbers["seconds"] = {b: clock[b] - clock[a] for a, b in itertools.pairwise(stages)}
-    numbers["settings"] = {
+    with study.timed(seconds, "infer"):
+        comparison = study.compare(model, dino)
+
+    study.draw_training(output, model, dataset, dino)
+    study.draw_inference(output, model.prior.Vh, comparison, points=observation_points(), units="log reaction rate m")
+    settings = {
         "mesh_size": mesh_size,
         "n_train": n_samples,
         "input_rank": input_rank,
         "epochs": epochs,
         "seed": seed,
     }
-    draw(output, model, dataset, dino, vectors, spectra)
-    (output / "summary.json").write_text(json.dumps(numbers, indent=2))
-    report(numbers, Console())
-    print(f"figures, fields and summary.json are in {output}/")
+    numbers = {**comparison.numbers, "errors": dino.evaluate(dataset), "seconds": seconds, "settings": settings}
+    study.report(output, numbers, "Convection-reaction-diffusion")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,36 @@
-"""Every application runs whole at smoke size; one that is not listed fails."""
+"""Every application runs whole at smoke size; one that is not listed, or has no run, fails."""
 
+import importlib
+import inspect
 import json
 from pathlib import Path
 
+import dolfin as dl
 import pytest
 
-APPLICATIONS = ("confusion", "hyperelasticity", "poisson")
+# the script of each; the first script of a user is one file
+SCRIPTS = {"confusion": "run", "hyperelasticity": "run", "poisson": "script", "reaction_diffusion": "run"}
+PICTURES = {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_application_is_listed():
     found = {p.parent.name for p in (ROOT / "applications").glob("*/__init__.py")}
-    assert found == set(APPLICATIONS)
+    assert found == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_application_has_build(name):
-    import importlib
-
     import hippylib_dino as hd
 
     model = importlib.import_module(f"applications.{name}").build(hd.sample_communicator(), mesh_size=16)
     assert isinstance(model, hd.JacobianModel)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_application_has_a_run(name):
+    main = importlib.import_module(f"applications.{name}.{SCRIPTS[name]}").main
+    assert {"output", "mesh_size", "n_samples", "epochs"} <= set(inspect.signature(main).parameters)
 
 
 def test_poisson_script(tmp_path, capsys):
@@ -33,20 +42,44 @@ def test_poisson_script(tmp_path, capsys):
     assert "surrogate MAP against PDE MAP" in printed
 
 
-def test_demo(run_python, tmp_path):
-    """The demo's two steps: generation on two ranks, then the rest on one."""
-    out = tmp_path / "out"
-    settings = f"output=Path({str(out)!r}), mesh_size=16, n_samples=32, input_rank=16, epochs=30"
-    code = "from pathlib import Path\nfrom applications.confusion.run import main\nmain({}, generate_only={})"
-    run_python(code.format(settings, True), ranks=2)
-    printed = run_python(code.format(settings, False)).stdout
+def _check_results(out, printed, name, more_pictures=()):
     assert "MAP: Newton iterations" in printed
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary) == {"PDE", "surrogate", "comparison", "errors", "seconds", "settings"}
     assert summary["PDE"]["newton_converged"]
+    assert summary["surrogate"]["newton_converged"]
+    assert set(summary["seconds"]) == {"generate", "train", "infer"}
     assert 0 < summary["errors"]["observable"] < 1
     pictures = {p.stem for p in out.glob("*.png")}
-    assert pictures == {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
-    assert (out / "map.xdmf").exists()
-    assert (out / "deviation.xdmf").exists()
-    assert (out / "confusion.dino").exists()
+    assert pictures == PICTURES | set(more_pictures)
+    for field in ("map", "deviation", *more_pictures):
+        assert (out / f"{field}.xdmf").exists()
+    assert (out / f"{name}.dino").exists()
+
+
+def test_demo(run_python, tmp_path):
+    """The demo's two steps, from the command line: generation on two ranks, then the rest on one."""
+    module, out = "applications.confusion.run", tmp_path / "out"
+    options = ["--mesh-size", "16", "--n-samples", "32", "--input-rank", "16", "--epochs", "30"]
+    code = "import runpy, sys\nsys.argv = {!r}\nrunpy.run_module(sys.argv[0], run_name='__main__')"
+    run_python(code.format([module, "--output", str(out), *options, "--generate-only"]), ranks=2)
+    assert not (out / "confusion.dino").exists()
+    printed = run_python(code.format([module, "--output", str(out), *options])).stdout
+    _check_results(out, printed, "confusion")
+
+
+@pytest.fixture
+def same_compiler_flags_afterwards():
+    flags = dl.parameters["form_compiler"]["cpp_optimize_flags"]
+    yield
+    dl.parameters["form_compiler"]["cpp_optimize_flags"] = flags
+
+
+@pytest.mark.usefixtures("same_compiler_flags_afterwards")
+@pytest.mark.parametrize(
+    ("name", "more_pictures"), [("reaction_diffusion", ()), ("hyperelasticity", ("displacement",))]
+)
+def test_run(tmp_path, capsys, name, more_pictures):
+    main = importlib.import_module(f"applications.{name}.run").main
+    main(output=tmp_path, mesh_size=16, n_samples=32, input_rank=16, epochs=10)
+    _check_results(tmp_path, capsys.readouterr().out, name, more_pictures)
