@@ -11,6 +11,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 
+JAX = "jax>=0.5,<0.7.2"  # the last that runs with NumPy 1
+OPTUNA = "optuna>=3.6"
+SCIKIT_LEARN = "scikit-learn>=1.3"
+
 
 def version() -> str:
     """`__version__` of the package, read without importing it."""
@@ -32,7 +36,8 @@ setup(
     python_requires=">=3.11,<3.13",  # Zarr 3 needs 3.11, NumPy 1 has no wheels for 3.13
     install_requires=[
         "hippylib>=3.2,<4",
-        "keras>=3.5,<4",
+        "keras>=3.13,<4",  # whose Muon scales its steps
+        "markdown-it-py>=2.2",
         "matplotlib>=3.6",
         "mpi4py>=3.1",
         "numpy>=1.24,<2",  # dolfin is built against NumPy 1
@@ -45,7 +50,10 @@ setup(
     extras_require={
         "cpu": ["tensorflow-cpu>=2.18,<3"],
         "gpu": ["tensorflow[and-cuda]>=2.18,<3"],
-        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.9"],
+        "jax": [JAX],
+        "baselines": [SCIKIT_LEARN],
+        "search": [OPTUNA],
+        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.9", JAX, OPTUNA, SCIKIT_LEARN],
     },
     entry_points={"console_scripts": ["hippylib-dino = hippylib_dino.cli:main"]},
     classifiers=[

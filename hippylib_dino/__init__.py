@@ -23,10 +23,17 @@ _HOME = {
     "NoiseCovariance": "modeling",
     "SurrogateModel": "surrogate",
     "SurrogateProblem": "surrogate",
+    "calibration": "network",
     "generate": "data",
+    "kernel_regression": "network",
     "laplace": "surrogate",
+    "linear_model": "network",
+    "report": "network",
     "sample_communicator": "modeling",
+    "search": "network",
+    "taylor_expansion": "surrogate",
     "train": "network",
+    "train_ensemble": "network",
 }
 _SUBPACKAGES = ("data", "errors", "modeling", "network", "plotting", "reduction", "surrogate")
 

@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Derivative-i
 Application = Annotated[str, typer.Argument(help="Module with build(comm, ...), e.g. applications.confusion.")]
 DatasetPath = Annotated[Path, typer.Argument(help="Dataset directory.")]
 ModelPath = Annotated[Path, typer.Argument(help="File of a trained DINO.")]
+Part = Annotated[str, typer.Option(help="test, validation or train.")]
 MeshSize = Annotated[int | None, typer.Option(help="Passed to build() as mesh_size; default the application's own.")]
 
 
@@ -61,10 +62,10 @@ def generate(
     n_validation: int | None = None,
     n_test: int | None = None,
     n_basis_samples: int | None = None,
-    input_rank: int = 100,
-    output_rank: int = 50,
-    input_basis: str = "derivative",
-    output_basis: str = "derivative",
+    input_rank: Annotated[str, typer.Option(help="A rank, or a share of the energy such as 0.9999.")] = "100",
+    output_rank: Annotated[str | None, typer.Option(help="The same; default 50, or all for identity.")] = None,
+    input_basis: Annotated[str, typer.Option(help="derivative or kle.")] = "derivative",
+    output_basis: Annotated[str, typer.Option(help="derivative, pod or identity.")] = "derivative",
     mesh_size: MeshSize = None,
     seed: int = 0,
     resume: Annotated[bool, typer.Option(help="Continue the dataset that is there, or append to it.")] = False,
@@ -82,6 +83,7 @@ def generate(
 
     from hippylib_dino.data import Dataset
     from hippylib_dino.data import generate as run
+    from hippylib_dino.reduction.ranks import parse_rank
 
     dataset = run(
         _build(application, mesh_size, ranks_per_sample),
@@ -90,8 +92,8 @@ def generate(
         n_validation=n_validation,
         n_test=n_test,
         n_basis_samples=n_basis_samples,
-        input_rank=input_rank,
-        output_rank=output_rank,
+        input_rank=parse_rank("input_rank", input_rank),
+        output_rank=None if output_rank is None else parse_rank("output_rank", output_rank),
         input_basis=input_basis,
         output_basis=output_basis,
         seed=seed,
@@ -112,30 +114,113 @@ def generate(
 def train(
     path: DatasetPath,
     output: ModelPath,
-    formulation: Annotated[str, typer.Option(help='"h1" or "l2".')] = "h1",
-    n_train: int | None = None,
-    epochs: int = 400,
+    formulation: Annotated[str, typer.Option(help="h1, l2, h1_truncated or h1_sketched.")] = "h1",
+    n_train: Annotated[int | None, typer.Option(help="First training samples to use; default all.")] = None,
+    n_validation: Annotated[int | None, typer.Option(help="Default a quarter of n-train.")] = None,
+    input_rank: Annotated[str | None, typer.Option(help="At most the dataset's, or a share of its energy.")] = None,
+    output_rank: Annotated[str | None, typer.Option(help="The same.")] = None,
+    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers.")] = "192,192,192",
+    activation: Annotated[str, typer.Option(help="gelu, tanh, softplus or silu.")] = "gelu",
+    epochs: Annotated[int | None, typer.Option(help="Default what makes about 3000 steps.")] = None,
+    batch_size: int = 32,
+    optimizer: Annotated[str, typer.Option(help="muon, adam or adamw.")] = "muon",
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; default what suits the optimizer.")] = None,
+    balance: Annotated[bool, typer.Option(help="Let both terms of the loss weigh the same.")] = False,
+    precision: Annotated[str, typer.Option(help="float32, mixed_bfloat16 or mixed_float16.")] = "float32",
+    patience: Annotated[int | None, typer.Option(help="Epochs without improvement before it stops.")] = None,
     seed: int = 0,
-    overwrite: bool = False,
+    stream: Annotated[bool, typer.Option(help="Read Jacobians from disk, batch by batch.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Folder for history, TensorBoard, and what resumes a kill.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for a report on the test samples.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUTPUT and the report.")] = False,
 ) -> None:
     """Train a DINO; needs no FEniCS."""
     from hippylib_dino.data import Dataset
     from hippylib_dino.network import train as run
+    from hippylib_dino.network.reporting import check_folder
+    from hippylib_dino.network.reporting import report as write_report
+    from hippylib_dino.reduction.ranks import parse_rank
 
     if output.exists() and not overwrite:
         raise InputError(f"OUTPUT: {str(output)!r} exists; pass --overwrite to replace it.")
-    dino = run(Dataset.open(path), formulation, n_train=n_train, epochs=epochs, seed=seed)
+    if report is not None:  # before the training, not after it
+        check_folder(report, overwrite)
+    dataset = Dataset.open(path)
+    if input_rank is not None or output_rank is not None:
+        plan = dataset.plan
+        dataset = dataset.truncate(
+            plan.input_rank if input_rank is None else parse_rank("input_rank", input_rank),
+            plan.output_rank if output_rank is None else parse_rank("output_rank", output_rank),
+        )
+    dino = run(
+        dataset,
+        formulation,
+        hidden=_widths(hidden),
+        activation=activation,
+        n_train=n_train,
+        n_validation=n_validation,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        balance=balance,
+        precision=precision,
+        patience=patience,
+        seed=seed,
+        stream=stream,
+        log=log,
+    )
     dino.save(output, overwrite=overwrite)
     print(dino)
+    if report is not None:
+        print(write_report(dino, dataset, report, overwrite=overwrite))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """Layer widths of a command line, "192,192"; "" for none."""
+    try:
+        return tuple(int(width) for width in text.split(",") if text)
+    except ValueError as error:
+        raise InputError(f"hidden: expected widths with commas between, such as 192,192, got {text!r}.") from error
 
 
 @app.command()
-def evaluate(model_file: ModelPath, path: DatasetPath, part: str = "test") -> None:
-    """Relative errors of a DINO on held-out samples."""
+def evaluate(model_file: ModelPath, path: DatasetPath, part: Part = "test") -> None:
+    """Relative errors of a DINO on held-out samples, with their 95 % bootstrap intervals."""
+    from hippylib_dino.network.metrics import confidence_intervals, root_mean
+
+    dino, dataset = _loaded(model_file, path)
+    squares = dino.sample_errors(dataset, part)
+    rows = {
+        name: f"{root_mean(squares[name]):.3%}  ({low:.3%} .. {high:.3%})"
+        for name, (low, high) in confidence_intervals(squares).items()
+    }
+    _show(f"relative errors, {part} samples, 95 % intervals", rows)
+
+
+@app.command()
+def report(
+    model_file: ModelPath,
+    path: DatasetPath,
+    folder: Annotated[Path, typer.Argument(help="Folder for report.md, its figures, and report.html.")],
+    part: Part = "test",
+    overwrite: Annotated[bool, typer.Option(help="Write into a folder that is not empty.")] = False,
+) -> None:
+    """Report of a DINO: errors, what to spend on, history, spectra, worst samples."""
+    from hippylib_dino.network.reporting import report as run
+
+    dino, dataset = _loaded(model_file, path)
+    print(run(dino, dataset, folder, part, overwrite=overwrite))
+
+
+def _loaded(model_file: Path, path: Path):
+    """A DINO, and the dataset in the ranks that it was trained in; a learned encoder has no rank of a dataset."""
     from hippylib_dino.data import Dataset
     from hippylib_dino.network import DINO
 
-    _show(f"relative errors, {part} samples", DINO.load(model_file).evaluate(Dataset.open(path), part))
+    dino, dataset = DINO.load(model_file), Dataset.open(path)
+    rank = dataset.plan.input_rank if dino.input_basis.kind == "learned" else dino.input_basis.rank
+    return dino, dataset.truncate(rank, dino.output_basis.rank)
 
 
 @app.command("map")

@@ -48,4 +48,4 @@ class TrainingError(DinoError, RuntimeError):
 
 
 class LibraryError(DinoError, ImportError):
-    """An installed library cannot work beside dolfin; the message says which to replace."""
+    """A library is missing, or cannot work beside dolfin; the message says which to install or to replace."""

@@ -21,10 +21,12 @@ def models():
 
 
 @pytest.fixture(scope="session")
-def confusion_dataset(models, tmp_path_factory):
+def confusion_dataset(request, tmp_path_factory):
     import hippylib_dino as hd
 
-    path = tmp_path_factory.mktemp("data") / "confusion"
+    if "TEST_DATASET" in os.environ:  # by tests that start pytest once more, where the same data do
+        return hd.Dataset.open(os.environ["TEST_DATASET"])
+    models, path = request.getfixturevalue("models"), tmp_path_factory.mktemp("data") / "confusion"
     return hd.generate(
         models["confusion"], path, n_samples=48, n_validation=8, n_test=8, input_rank=24, output_rank=30,
         n_basis_samples=24, store_full=True, progress=False,

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -17,8 +19,9 @@ def test_whole_path_by_command_line(tmp_path):
     data, model = tmp_path / "data", tmp_path / "a.dino"
     steps = (
         (GENERATE.format(data), "7 of 7 samples done"),
-        (f"train {data} {model} --epochs 2", "DINO(81 -> 6"),
-        (f"evaluate {model} {data}", "jacobian"),
+        (f"train {data} {model} --epochs 2 --report {tmp_path / 'trained'}", "DINO(81 -> 6"),
+        (f"evaluate {model} {data}", "95 % intervals"),
+        (f"report {model} {data} {tmp_path / 'report'} --part validation", "report.html"),
         (f"map applications.poisson {model} --mesh-size 8 --output {tmp_path / 'map.xdmf'}", "Newton iterations"),
         (f"info {data} --figure {tmp_path / 'data.png'}", "none of 7 failed"),
         (f"verify {data}", "7 good samples"),
@@ -30,6 +33,8 @@ def test_whole_path_by_command_line(tmp_path):
         assert expected in result.output
     assert (tmp_path / "map.xdmf").exists()
     assert (tmp_path / "data.png").stat().st_size > 10_000
+    assert "2 test samples" in (tmp_path / "trained" / "report.md").read_text()
+    assert "1 validation samples" in (tmp_path / "report" / "report.md").read_text()
     with pytest.raises(InputError, match="pass --overwrite to replace it"):
         run.invoke(cli.app, f"train {data} {model}".split(), catch_exceptions=False)
 
@@ -43,6 +48,52 @@ def test_same_numbers_as_the_python_call(tmp_path):
         model, tmp_path / "b", n_samples=4, n_validation=1, n_test=2, input_rank=6, output_rank=6, progress=False
     )
     np.testing.assert_array_equal(hd.Dataset.open(tmp_path / "a").reduced_jacobian, b.reduced_jacobian)
+
+
+def test_options_of_the_training_arrive(confusion_dataset, tmp_path):
+    """Ranks too: whoever evaluates need not tell them."""
+    model, log = tmp_path / "a.dino", tmp_path / "log"
+    command = (
+        f"train {confusion_dataset.path} {model} --formulation h1_truncated --n-train 16 --n-validation 4"
+        f" --input-rank 22 --output-rank 0.9999 --hidden 8,4 --activation tanh --epochs 3 --batch-size 4"
+        f" --optimizer adam --learning-rate 0.003 --balance --patience 2 --seed 5 --stream --log {log}"
+    )
+    result = run.invoke(cli.app, command.split(), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    dino = hd.DINO.load(model)
+    cut = confusion_dataset.truncate(22, 0.9999)
+    assert (dino.input_basis.rank, dino.output_basis.rank) == (22, cut.output_basis.rank)
+    assert (dino.architecture.hidden, dino.architecture.activation) == ((8, 4), "tanh")
+    expected = {
+        "formulation": "h1_truncated", "n_train": 16, "n_validation": 4, "epochs": 3, "batch_size": 4,
+        "optimizer": "adam", "learning_rate": 0.003, "balance": True, "seed": 5,
+    }  # fmt: skip
+    assert {key: dino.training[key] for key in expected} == expected
+    assert (log / "history.csv").exists()
+    result = run.invoke(cli.app, f"evaluate {model} {confusion_dataset.path}".split(), catch_exceptions=False)
+    shown = re.search(r"reduced_jacobian +│ (\S+)%  \((\S+)% .. (\S+)%\)", result.output).groups()
+    value, low, high = (float(number) / 100 for number in shown)
+    assert value == pytest.approx(dino.evaluate(cut)["reduced_jacobian"], abs=1e-5)
+    assert low < value < high
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--hidden 8,x", "hidden: expected widths with commas between, such as 192,192, got '8,x'"),
+        ("--input-rank 25", r"input_rank: expected 1 \.\. 24"),
+        ("--output-rank many", "output_rank: expected a rank, an int"),
+        ("--formulation h2", "formulation: expected one of"),
+        ("--report {full}", r"folder: .* is not empty; pass overwrite=True"),
+    ],
+)
+def test_bad_options_of_the_training_are_named(confusion_dataset, tmp_path, options, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    command = f"train {confusion_dataset.path} {tmp_path / 'a.dino'} {options.format(full=tmp_path / 'full')}"
+    with pytest.raises(InputError, match=message):
+        run.invoke(cli.app, command.split(), catch_exceptions=False)
+    assert not (tmp_path / "a.dino").exists()
 
 
 @pytest.mark.parametrize(

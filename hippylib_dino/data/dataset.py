@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,8 +19,9 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from hippylib_dino.data.plan import SPLITS, Plan
-from hippylib_dino.errors import DatasetError, InputError, RankError
+from hippylib_dino.errors import DatasetError, InputError
 from hippylib_dino.reduction.basis import Basis
+from hippylib_dino.reduction.ranks import Rank, rank_within
 
 FORMAT = "hippylib_dino dataset"
 FORMAT_VERSION = 2
@@ -52,12 +53,13 @@ class Samples:
         Latent parameters, N(0, I) under the prior.
     y : (n, rQ)
         Latent observables, in noise standard deviations.
-    reduced_jacobian : (n, rQ, rM)
     observable_energy : (n,)
         ‖q‖² in the noise-precision norm.
     jacobian_energy : (n,)
         ‖Γ^-½ J R^-½‖²_HS = tr(Γ⁻¹ J R⁻¹ Jᵀ) of the full Jacobian.  Exact with ``store_full=True``; else its
         part outside the input basis is an estimate, from the same prior draws for all samples.
+    reduced_jacobian : (n, rQ, rM)
+        Empty if it was not asked for.
     observable : (n, dQ), optional
         q, in the observable's units; None where it is the whole state.
     observable_residual : (n,), optional
@@ -67,9 +69,9 @@ class Samples:
     index: np.ndarray
     x: np.ndarray
     y: np.ndarray
-    reduced_jacobian: np.ndarray
     observable_energy: np.ndarray
     jacobian_energy: np.ndarray
+    reduced_jacobian: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
     observable: np.ndarray | None = None
     observable_residual: np.ndarray | None = None
 
@@ -157,6 +159,10 @@ class Dataset:
 
     def _read(self, name: str, index: np.ndarray) -> np.ndarray:
         """Rows `index` of an array; damaged or missing chunks are an error that names sample and array."""
+        if name not in self._group and not self.has_bases:  # its shape is not known yet
+            raise DatasetError(
+                f"{self.path}: there are no bases yet, so no {name!r}; finish hd.generate(..., resume=True)."
+            )
         try:
             array = self._array(name)
             values = array.oindex[index] if len(index) else array[:0]
@@ -177,25 +183,28 @@ class Dataset:
         cuts = {"x": np.s_[:, :inputs], "y": np.s_[:, :outputs], "reduced_jacobian": np.s_[:, :outputs, :inputs]}
         return values[cuts[name]] if name in cuts else values
 
-    def truncate(self, input_rank: int, output_rank: int) -> Dataset:
+    def truncate(self, input_rank: Rank, output_rank: Rank) -> Dataset:
         """The same samples in the leading vectors of the bases: a view, nothing is written.
 
         Bases are ordered by their eigenvalues, so these are the bases of the smaller ranks.
 
+        Parameters
+        ----------
+        input_rank, output_rank : int or float
+            rM and rQ, or the shares of the bases' total energy that they are to hold at least.
+
         Raises
         ------
+        InputError
+            If a rank is neither, or a share is asked of a basis whose total energy is not known.
         RankError
-            If a rank is not in 1 .. the rank that is stored.
+            If what is stored does not hold a rank or a share, or an identity is to be cut.
         """
-        for name, rank in (("input_rank", input_rank), ("output_rank", output_rank)):
-            limit = getattr(self.plan, name)
-            if not 1 <= rank <= limit:
-                raise RankError(
-                    f"{name}: expected 1 .. {limit}, which {self.path} holds, got {rank}. For wider bases generate "
-                    "with reuse=this dataset, if it was stored with store_full=True."
-                )
         view = Dataset(self._group, self.path)
-        view._ranks = (input_rank, output_rank)
+        view._ranks = (
+            rank_within(self.input_basis, input_rank, name="input_rank", where=str(self.path)),
+            rank_within(self.output_basis, output_rank, name="output_rank", where=str(self.path)),
+        )
         return view
 
     def _damage(self, name: str, index: np.ndarray, error: Exception) -> str:
@@ -252,7 +261,7 @@ class Dataset:
         """Reduced Jacobians of all samples that are done, (N, rQ, rM)."""
         return self._read("reduced_jacobian", self._done())
 
-    def split(self, part: str, n: int | None = None) -> Samples:
+    def split(self, part: str, n: int | None = None, *, jacobians: bool = True) -> Samples:
         """Samples of "train", "validation" or "test".
 
         Parameters
@@ -260,6 +269,8 @@ class Dataset:
         part : str
         n : int, optional
             The first `n` of them; default all.  Samples that were appended later come last.
+        jacobians : bool
+            Whether to read the reduced Jacobians, by far the largest array.
 
         Raises
         ------
@@ -279,8 +290,13 @@ class Dataset:
                     "Generate more, or ask for fewer."
                 )
             index = index[:n]
-        names = [name for name in self._checked_arrays() if name not in FULL_ARRAYS]
+        left = FULL_ARRAYS if jacobians else (*FULL_ARRAYS, "reduced_jacobian")
+        names = [name for name in self._checked_arrays() if name not in left]
         return Samples(index, **{name: self._read(name, index) for name in names})
+
+    def jacobians(self, index: np.ndarray) -> np.ndarray:
+        """Reduced Jacobians of some samples, (n, rQ, rM), for those that do not fit in memory together."""
+        return self._read("reduced_jacobian", np.asarray(index))
 
     def full(self, name: str, index: np.ndarray) -> np.ndarray:
         """Full parameters "m" (n, dM) or Jacobians "jacobian" (n, dQ, dM), canonical dof order.
@@ -292,7 +308,8 @@ class Dataset:
         """
         if name not in self._group:
             raise InputError(
-                f"name: {self.path} has no array {name!r}; generate with store_full=True to keep it, or the parameters alone with store_parameters=True."
+                f"name: {self.path} has no array {name!r}; generate with store_full=True to keep it, or the parameters "
+                "alone with store_parameters=True."
             )
         return self._read(name, np.asarray(index))
 
@@ -325,7 +342,10 @@ class Dataset:
         if self._ranks is not None:
             rank = self._ranks[0] if name == "input" else self._ranks[1]
             arrays.update({key: arrays[key][:, :rank] for key in ("decoder", "encoder")})
-        return Basis(**arrays, kind=attributes["kind"], inner_product=attributes["inner_product"])
+        total = attributes.get("total_energy")
+        if total is None and name == "output":  # of which the whole spectrum is stored
+            total = float(arrays["eigenvalues"].sum())
+        return Basis(**arrays, kind=attributes["kind"], inner_product=attributes["inner_product"], total_energy=total)
 
     def _whole(self, name: str) -> np.ndarray:
         """An array that is one chunk; damage is an error that names it."""
@@ -429,7 +449,8 @@ class Dataset:
             try:
                 if scratch["status"][i] == DONE:
                     whole = all(np.isfinite(scratch[name][i]).all() for name in names if name != "rows")
-                    rows = "rows" not in names or scratch["rows_status"][i] != DONE or scratch["rows"][i] is not None
+                    rows = "rows" not in names or scratch["rows_status"][i] != DONE
+                    rows = rows or (np.isfinite(scratch["rows"][i]).all() and np.isfinite(scratch["rows_energy"][i]))
                     found += [] if whole and rows else [i]
             except Exception:  # noqa: BLE001  as in _read
                 found.append(i)
@@ -526,4 +547,5 @@ def write_basis(group: zarr.Group, name: str, basis: Basis) -> None:
     target = group.create_group(f"bases/{name}", overwrite=True)
     for key in BASIS_ARRAYS:
         create_whole_array(target, key, getattr(basis, key))
-    target.attrs.update({"kind": basis.kind, "inner_product": basis.inner_product})
+    about = {"kind": basis.kind, "inner_product": basis.inner_product, "total_energy": basis.total_energy}
+    target.attrs.update(about)

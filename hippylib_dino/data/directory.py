@@ -236,8 +236,10 @@ class DatasetDirectory:
 
 
 def make_latent_arrays(root: zarr.Group, plan: Plan) -> None:
-    """The arrays whose shapes follow the ranks, where they are not there in these ranks."""
+    """The arrays whose shapes follow the ranks, once these are known, where they are not there in these ranks."""
     inputs, outputs = plan.input_rank, plan.output_rank
+    if not (inputs and outputs):
+        return
     shapes = {
         "x": ((inputs,), ("latent_parameter",)),
         "y": ((outputs,), ("latent_observable",)),
@@ -263,10 +265,11 @@ def _create_scratch(scratch: zarr.Group, plan: Plan, dims: Dims) -> None:
 
 
 def create_rows(scratch: zarr.Group, plan: Plan, n_parameters: int) -> None:
-    """Place for the rows (Φ⁺)ᵀ J of a whole state's Jacobian, if it is not there in this rank."""
+    """Place for the rows (Φ⁺)ᵀ J of a whole state's Jacobian and their energy, if it is not there in this rank."""
     shape = (plan.n_basis_samples, plan.output_rank, n_parameters)
-    if "rows" not in scratch or scratch["rows"].shape != shape:
+    if "rows_energy" not in scratch or scratch["rows"].shape != shape:
         create_array(scratch, "rows", shape, ("sample", "latent_observable", "parameter"))
+        create_array(scratch, "rows_energy", shape[:1], ("sample",))
         create_array(scratch, "rows_status", shape[:1], ("sample",), dtype="u1")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import hippylib as hp
@@ -11,8 +12,9 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
+from hippylib_dino.data.bases import build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
-from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows
+from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.plan import Plan
@@ -23,10 +25,10 @@ from hippylib_dino.errors import DatasetError, GenerationError, InputError, Solv
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
-from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
-from hippylib_dino.reduction.output import derivative_output_basis, pod_output_basis, pod_state_basis
+from hippylib_dino.reduction.ranks import Rank, checked_rank
+
+DEFAULT_OUTPUT_RANK = 50
 
 
 def generate(
@@ -37,8 +39,8 @@ def generate(
     n_validation: int | None = None,
     n_test: int | None = None,
     n_basis_samples: int | None = None,
-    input_rank: int = 100,
-    output_rank: int = 50,
+    input_rank: Rank = 100,
+    output_rank: Rank | None = None,
     input_basis: str = "derivative",
     output_basis: str = "derivative",
     seed: int = 0,
@@ -70,11 +72,12 @@ def generate(
         Held-out samples beyond those; default n_samples/8 and n_samples/4, at least 1.
     n_basis_samples : int, optional
         Of the training samples, for the bases; default the first 128 of them, or what a resumed dataset has.
-    input_rank, output_rank : int
-        rM and rQ.
+    input_rank, output_rank : int or float
+        rM and rQ: an int, or as a float in (0, 1) the share of the total energy of the basis that the rank is to
+        hold at least, see `Basis.energy`.  Default 100 and 50, or all observables with ``output_basis="identity"``.
     input_basis : "derivative" or "kle"
-    output_basis : "derivative" or "pod"
-        Where the observable is the whole state, "pod".
+    output_basis : "derivative", "pod" or "identity"
+        "identity" keeps all observables, whitened by the noise.  Where the observable is the whole state, "pod".
     seed : int
         Sample i depends on (seed, i) alone, whatever the number of ranks.
     resume : bool
@@ -122,18 +125,23 @@ def generate(
     path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm())
     there = resume and ranks.on_first((path / "zarr.json").exists)
     stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
+    asked = checked_rank("input_rank", input_rank), _output_rank(output_rank, output_basis, model)
+    shares = [rank if isinstance(rank, float) else None for rank in asked]
+    by_hand = [0 if isinstance(rank, float) else rank for rank in asked]
     plan = Plan(
         n_train=n_samples,
         n_validation=_default(n_validation, n_samples // 8, stored and stored.n_validation),
         n_test=_default(n_test, n_samples // 4, stored and stored.n_test),
         n_basis_samples=n_basis_samples or (stored.n_basis_samples if stored else min(128, n_samples)),
-        input_rank=input_rank,
-        output_rank=output_rank,
+        input_rank=by_hand[0],
+        output_rank=by_hand[1],
         input_basis=input_basis,
         output_basis=output_basis,
         seed=seed,
         store_full=store_full,
         store_parameters=store_parameters,
+        input_energy=shares[0],
+        output_energy=shares[1],
     )
     solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
     run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
@@ -151,6 +159,13 @@ def generate(
 def _default(given: int | None, share: int, stored: int | None) -> int:
     """Held-out samples: what is asked for, or a share of the training samples, not less than there are."""
     return max(1, share, stored or 0) if given is None else given
+
+
+def _output_rank(asked: Rank | None, output_basis: str, model: JacobianModel) -> Rank:
+    """What is asked for, or the default of the basis."""
+    if asked is None:
+        return model.data_space.dim if output_basis == "identity" else DEFAULT_OUTPUT_RANK
+    return checked_rank("output_rank", asked)
 
 
 class _Run:
@@ -172,7 +187,7 @@ class _Run:
         self.data = model.data_space
         self.order, self.state_order = DofOrder(model.prior.Vh), DofOrder(model.problem.Vh[hp.STATE])
         # rows of a Jacobian that the first pass keeps
-        n_rows = plan.output_rank if model.whole_state else self.data.dim
+        n_rows = plan.output_rank if model.whole_state and plan.output_rank else self.data.dim
         plan.check(self.order.dim, self.data.dim, n_rows)
         if model.whole_state and (plan.output_basis != "pod" or plan.store_full):
             raise InputError(
@@ -324,14 +339,12 @@ class _Run:
             return
         self.scratch_writer = SampleWriter(self.root[SCRATCH])
         self._hand_out("bases", self.root[SCRATCH]["status"], self._solve_basis_sample)
-        if self.model.whole_state:
-            self.ranks.on_first_group(self._build_state_basis)
-            if self.plan.input_basis == "derivative":
-                self.ranks.on_first_group(self._create_rows)
-                self.ranks.together(self._prepare_rows)
-                self._hand_out("sensitivities", self.root[SCRATCH]["rows_status"], self._solve_rows)
-        else:
-            self.ranks.on_first_group(self._build_output_basis)
+        self.ranks.on_first_group(self._build_output_basis)
+        self.ranks.together(self._reopen)  # whose rank may be news
+        if self.model.whole_state and self.plan.input_basis == "derivative":
+            self.ranks.on_first_group(self._create_rows)
+            self.ranks.together(self._prepare_rows)
+            self._hand_out("sensitivities", self.root[SCRATCH]["rows_status"], self._solve_rows)
         self.ranks.on_first_group(self._build_input_basis)
 
     def _prepare_rows(self) -> None:
@@ -362,27 +375,10 @@ class _Run:
         return done
 
     def _build_output_basis(self) -> None:
-        scratch, done, rank = self.root[SCRATCH], self._basis_samples(), self.plan.output_rank
-        observables = scratch["observable"].oindex[done]
-        if self.plan.output_basis == "pod":
-            basis = pod_output_basis(observables, self.model.noise_covariance, rank=rank)
-        else:
-            covariance = sum(scratch["covariance"][int(i)] for i in done) / len(done)
-            noise = self.model.noise_covariance
-            basis = derivative_output_basis(observables.mean(axis=0), covariance, noise, rank=rank)
+        basis = build_output_basis(self.model, self.plan, self.root[SCRATCH], self._basis_samples())
         if self.ranks.writes:
             write_basis(self.root, "output", basis)
-
-    def _build_state_basis(self) -> None:
-        done = self._basis_samples()
-        states = self.root[SCRATCH]["observable"]
-
-        def snapshots(block: np.ndarray) -> np.ndarray:
-            return np.column_stack([self.data.local(states[int(i)]) for i in done[block]])
-
-        basis = pod_state_basis(snapshots, self.data, n_samples=len(done), rank=self.plan.output_rank)
-        if self.ranks.writes:
-            write_basis(self.root, "output", basis)
+            self.root.attrs["plan"] = replace(self.plan, output_rank=basis.rank).to_attributes()
 
     def _create_rows(self) -> None:
         if self.ranks.writes:
@@ -397,32 +393,22 @@ class _Run:
         _, jacobian = self.solver.linearize(m, u)
         rows = jacobian.transpmult_local(self.data.local(self._output.encoder))
         full = self.order.to_array(rows).T
+        energy = np.trace(linearized_covariance(self.model.prior, rows))
         if self.ranks.writes:
-            self.scratch_writer.write(index, {"rows": full})
+            self.scratch_writer.write(index, {"rows": full, "rows_energy": energy})
 
     def _build_input_basis(self) -> None:
-        plan, scratch, prior = self.plan, self.root[SCRATCH], self.model.prior
-        if plan.input_basis == "kle":
-            basis = kle_input_basis(prior, rank=plan.input_rank, seed=plan.seed)
-        else:
-            if self.model.whole_state:  # rows (Φ⁺)ᵀ J, of latent observables whose noise covariance is the identity
-                name, status, noise = "rows", "rows_status", NoiseCovariance(1.0, plan.output_rank)
-            else:
-                name, status, noise = "jacobian", "status", self.model.noise_covariance
-            done = self._basis_samples(status)
-            if self.progress and self.ranks.writes:
-                tqdm.write(f"computing the input basis of rank {plan.input_rank} from {len(done)} samples")
-
-            def jacobians() -> Iterator[np.ndarray]:
-                for i in done:
-                    yield self.order.from_array(scratch[name][int(i)].T)
-
-            basis = derivative_input_basis(
-                prior, jacobians, noise, rank=plan.input_rank, n_samples=len(done), seed=plan.seed
-            )
+        plan = self.plan
+        rows = self.model.whole_state and plan.input_basis == "derivative"
+        done = self._basis_samples("rows_status" if rows else "status")
+        if self.progress and self.ranks.writes:
+            tqdm.write(f"computing the {plan.input_basis} input basis, rank {plan.asked('input')}, {len(done)} samples")
+        basis = build_input_basis(self.model, plan, self.root[SCRATCH], done)
         if self.ranks.writes:
             write_basis(self.root, "input", basis)
-            self.root.attrs["has_bases"] = True
+            plan = replace(plan, input_rank=basis.rank)
+            make_latent_arrays(self.root, plan)
+            self.root.attrs.update({"plan": plan.to_attributes(), "has_bases": True})
 
     # ---- second pass: all samples --------------------------------------------------------
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from hippylib_dino.errors import DatasetError, InputError, RankError
+from hippylib_dino.reduction.ranks import Rank
 
 SPLITS = ("train", "validation", "test")
 # what may still change while no basis is computed
-BASIS_CHOICES = ("input_rank", "output_rank", "input_basis", "output_basis")
+BASIS_CHOICES = ("input_rank", "output_rank", "input_energy", "output_energy", "input_basis", "output_basis")
+INPUT_BASES = ("derivative", "kle")
+OUTPUT_BASES = ("derivative", "pod", "identity")
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,13 @@ class Plan:
 
     Samples are numbered; a segment [split, first, count] gives a range of numbers to a split.  More samples are
     appended as new segments, so that a number never changes its split.
+
+    Attributes
+    ----------
+    input_rank, output_rank : int
+        rM and rQ; 0 as long as there is no basis of the share that was asked for.
+    input_energy, output_energy : float, optional
+        The shares of the bases' energy that were asked for, where the ranks were not given by hand.
     """
 
     n_train: int
@@ -30,6 +41,8 @@ class Plan:
     seed: int
     store_full: bool
     store_parameters: bool = False
+    input_energy: float | None = None
+    output_energy: float | None = None
     segments: tuple[tuple[str, int, int], ...] = ()
 
     @classmethod
@@ -40,6 +53,18 @@ class Plan:
     def to_attributes(self) -> dict:
         """For JSON."""
         return asdict(self)
+
+    def asked(self, basis: str) -> Rank:
+        """What was asked for as rank of the "input" or the "output" basis: the rank, or a share of the energy."""
+        share = getattr(self, f"{basis}_energy")
+        return getattr(self, f"{basis}_rank") if share is None else share
+
+    def _request(self) -> dict[str, Any]:
+        """What was asked for, by the names of the arguments, but for `n_train`."""
+        request = asdict(self)
+        for key in ("segments", "input_energy", "output_energy"):
+            del request[key]
+        return {**request, "input_rank": self.asked("input"), "output_rank": self.asked("output")}
 
     @property
     def n_total(self) -> int:
@@ -56,7 +81,7 @@ class Plan:
         return replace(self, segments=tuple(segments))
 
     def appended_to(self, stored: Plan, what: str) -> Plan:
-        """This plan, where it only adds samples to `stored`.
+        """This plan, where it only adds samples to `stored`, with the ranks that were found there for its shares.
 
         Raises
         ------
@@ -64,21 +89,17 @@ class Plan:
             If anything else differs, or a split would shrink; `what` names the dataset.
         """
         counts = tuple(f"n_{split}" for split in SPLITS)
-        different = [
-            key
-            for key, was in asdict(stored).items()
-            if key != "segments" and (getattr(self, key) < was if key in counts else getattr(self, key) != was)
-        ]
+        was, now = stored._request(), self._request()
+        different = [key for key in was if (now[key] < was[key] if key in counts else now[key] != was[key])]
         if different:
             argument = {"n_train": "n_samples"}
-            changes = "; ".join(
-                f"{argument.get(key, key)} was {getattr(stored, key)}, is {getattr(self, key)}" for key in different
-            )
+            changes = "; ".join(f"{argument.get(key, key)} was {was[key]}, is {now[key]}" for key in different)
             raise DatasetError(
                 f"path: {what} was planned otherwise: {changes}. Resume with the same numbers or with more samples. "
                 "For other ranks or bases choose another directory, with reuse=this dataset if it has full Jacobians."
             )
-        return self.with_segments(stored.segments)
+        ranks = replace(self, input_rank=stored.input_rank, output_rank=stored.output_rank)
+        return ranks.with_segments(stored.segments)
 
     def check(self, n_parameters: int, n_observables: int, n_rows: int) -> None:
         """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data.
@@ -90,7 +111,7 @@ class Plan:
         n_rows : int
             Rows of each Jacobian that the input basis is made from.
         """
-        for name in ("n_train", "n_basis_samples", "input_rank", "output_rank"):
+        for name in ("n_train", "n_basis_samples"):
             if getattr(self, name) < 1:
                 argument = "n_samples" if name == "n_train" else name
                 raise InputError(f"{argument}: expected at least 1, got {getattr(self, name)}.")
@@ -102,10 +123,15 @@ class Plan:
                 f"n_basis_samples: expected at most n_samples = {self.n_train}, since the bases are built from "
                 f"training samples, got {self.n_basis_samples}."
             )
-        if self.input_basis not in ("derivative", "kle"):
-            raise InputError(f'input_basis: expected "derivative" or "kle", got {self.input_basis!r}.')
-        if self.output_basis not in ("derivative", "pod"):
-            raise InputError(f'output_basis: expected "derivative" or "pod", got {self.output_basis!r}.')
+        for name, choices in (("input_basis", INPUT_BASES), ("output_basis", OUTPUT_BASES)):
+            if getattr(self, name) not in choices:
+                expected = ", ".join(f'"{choice}"' for choice in choices[:-1]) + f' or "{choices[-1]}"'
+                raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}.")
+        if self.output_basis == "identity" and self.asked("output") != n_observables:
+            raise RankError(
+                f"output_rank: expected {n_observables}, all observables, which the identity keeps, got "
+                f'{self.asked("output")}. Leave output_rank away, or pass output_basis="derivative" or "pod".'
+            )
         n_jacobian_rows = self.n_basis_samples * n_rows if self.input_basis == "derivative" else n_parameters
         self._check_rank("input_rank", min(n_parameters, n_jacobian_rows))
         n_pod = self.n_basis_samples - 1 if self.output_basis == "pod" else n_observables

@@ -1,14 +1,48 @@
 """The neural operator: layers that carry tangents, training, the trained DINO."""
 
-from hippylib_dino.network.architecture import ReducedDense
+from hippylib_dino.network.architecture import ReducedDense, ReducedResNet
+from hippylib_dino.network.baselines import kernel_regression, linear_model
 from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.ensemble import Ensemble, ensemble_of, train_ensemble
+from hippylib_dino.network.full import FullDense
+from hippylib_dino.network.kernel import KernelRegression
 from hippylib_dino.network.latent_map import LatentMap
+from hippylib_dino.network.polynomial import Polynomial
+from hippylib_dino.network.reliability import Calibration, calibration
+from hippylib_dino.network.stock import StockNetwork
 
-__all__ = ["DINO", "LatentMap", "ReducedDense", "train"]
+__all__ = [
+    "Calibration",
+    "DINO",
+    "Ensemble",
+    "FullDense",
+    "KernelRegression",
+    "LatentMap",
+    "Polynomial",
+    "ReducedDense",
+    "StockNetwork",
+    "ReducedResNet",
+    "calibration",
+    "ensemble_of",
+    "kernel_regression",
+    "linear_model",
+    "report",
+    "search",
+    "train",
+    "train_ensemble",
+]
 
 
 def __getattr__(name: str):
-    """Training needs Keras; loading and evaluating a DINO does not."""
+    """Training needs Keras, a report Matplotlib; loading and evaluating a DINO does not."""
+    if name == "report":
+        from hippylib_dino.network.reporting import report
+
+        return report
+    if name == "search":
+        from hippylib_dino.network.searching import search
+
+        return search
     if name == "train":
         from hippylib_dino.network.training import train
 

@@ -1,31 +1,213 @@
-"""Architectures: what a DINO's network looks like, apart from its weights."""
+"""Architectures: what a DINO's map looks like, apart from its weights."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
+from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.activations import get_activation
-from hippylib_dino.network.latent_map import LatentMap
+from hippylib_dino.network.blocks import Activate, Block, Chain, Dense, Residual, Scale, chain
+from hippylib_dino.network.formulations import Formulation, JacobianFormulation
+from hippylib_dino.network.latent_map import BlockMap, LatentMap
+from hippylib_dino.reduction.basis import Basis
+
+SOME = 1024  # samples that tell enough of the spread of all
 
 
 @dataclass(frozen=True)
-class ReducedDense:
-    """Dense network from latent parameters (rM,) to latent observables (rQ,).
+class Architecture(ABC):
+    """Base: from latent parameters (rM,) to latent observables (rQ,).
 
     Parameters
     ----------
     input_rank, output_rank : int
         rM and rQ.
-    hidden : tuple of int
-        Widths of the hidden layers; none makes an affine map.
+    """
+
+    input_rank: int
+    output_rank: int
+
+    kinds: ClassVar[dict[str, type[Architecture]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        Architecture.kinds[cls.__name__] = cls
+
+    def __post_init__(self):
+        for name in ("input_rank", "output_rank"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+
+    def get_config(self) -> dict:
+        """Plain values, for JSON, that `architecture_from_config` takes."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Architecture:
+        """The architecture that `get_config` described."""
+        values: dict = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "kind"}
+        return cls(**values)
+
+    @abstractmethod
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the weights, in order."""
+
+    @abstractmethod
+    def latent_map(self, weights: list[np.ndarray]) -> LatentMap:
+        """The float64 map of these weights."""
+
+
+def architecture_from_config(config: dict) -> Architecture:
+    """The architecture that some `get_config` described.
+
+    Raises
+    ------
+    InputError
+        If its kind is not known.
+    """
+    kind = config.get("kind", "ReducedDense")  # which files of format 1 did not say
+    if kind not in Architecture.kinds:
+        raise InputError(f"architecture: expected one of {sorted(Architecture.kinds)}, got {kind!r}.")
+    return Architecture.kinds[kind].from_config(config)
+
+
+@dataclass(frozen=True)
+class TrainableArchitecture(Architecture):
+    """Base of what `hd.train` trains: how it sees a dataset, its Keras model, and what becomes of the weights."""
+
+    def fitted(self, samples: Samples, dataset: Dataset, formulation: Formulation) -> TrainableArchitecture:
+        """The architecture with the scales that the data give, where they are left open."""
+        return self
+
+    def inputs(self, samples: Samples, dataset: Dataset) -> np.ndarray:
+        """What the Keras model takes as "x", (n, n_in)."""
+        return samples.x
+
+    @abstractmethod
+    def keras_model(self, seed: int = 0, outputs: dict | None = None, dtype: str | None = None):
+        """A functional Keras model with outputs ``observable`` (rQ,) and ``jacobian`` (rQ, rM).
+
+        Parameters
+        ----------
+        seed : int
+            Of the initial weights.
+        outputs : dict, optional
+            Keywords of `hippylib_dino.network.layers.Outputs`: what of the Jacobian to give.
+        dtype : str, optional
+            Keras dtype policy.
+        """
+
+    def finished(self, weights: list[np.ndarray], dataset: Dataset) -> tuple[Architecture, list[np.ndarray], Basis]:
+        """Architecture, weights and input basis of the DINO that these trained weights make."""
+        return self, weights, dataset.input_basis
+
+
+@dataclass(frozen=True)
+class BlockArchitecture(TrainableArchitecture):
+    """Base of the networks that are made of blocks, which train in Keras and evaluate in NumPy.
+
+    Parameters
+    ----------
+    input_rank, output_rank : int
+        rM and rQ.
     activation : str
         "gelu", "tanh", "softplus" or "silu".
-    output_scale : float
-        Spread of the outputs, a fixed factor of the last layer.
+    input_scale : tuple of float, optional
+        Fixed factors of the latent parameters, (rM,); default 1.  `hd.train` takes the importance that the
+        training data give to each, unless some are given here.
+    output_scale : float, optional
+        Spread of the outputs, a fixed factor of the last layer; default 1.  `hd.train` takes it from the data, unless
+        it is given here.
+    """
+
+    activation: str = "gelu"
+    input_scale: tuple[float, ...] | None = None
+    output_scale: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        get_activation(self.activation)
+        if self.input_scale is not None:
+            object.__setattr__(self, "input_scale", tuple(float(s) for s in self.input_scale))
+            if len(self.input_scale) != self.input_rank:
+                raise InputError(
+                    f"input_scale: expected {self.input_rank} factors, one a latent parameter, "
+                    f"got {len(self.input_scale)}."
+                )
+
+    @abstractmethod
+    def hidden_blocks(self) -> Sequence[Block]:
+        """Blocks between the scales of input and output."""
+
+    def blocks(self) -> Chain:
+        """All blocks."""
+        scale_in = [] if self.input_scale is None else [Scale(self.input_scale)]
+        scale_out = [] if self.output_scale is None else [Scale(self.output_scale)]
+        return chain([*scale_in, *self.hidden_blocks(), *scale_out])
+
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        return [weight.shape for weight in self.blocks().weights()]
+
+    def latent_map(self, weights: list[np.ndarray]) -> LatentMap:
+        return BlockMap(self.blocks(), weights, self.input_rank, self.output_rank)
+
+    def fitted(self, samples: Samples, dataset: Dataset, formulation: Formulation) -> TrainableArchitecture:
+        return with_scales(self, samples, dataset, formulation)
+
+    def keras_model(self, seed: int = 0, outputs: dict | None = None, dtype: str | None = None):
+        from hippylib_dino.network.layers import Outputs, network_model
+
+        return network_model(self, Outputs(**(outputs or {})), seed=seed, dtype=dtype)
+
+
+def with_scales(network: Any, samples: Samples, dataset: Dataset, formulation: Formulation) -> TrainableArchitecture:
+    """An architecture that has `input_scale` and `output_scale`, with those that the data give where they are None."""
+    if network.input_scale is None:
+        trained_on = isinstance(formulation, JacobianFormulation)
+        jacobians = dataset.jacobians(samples.index[:SOME]) if trained_on else None
+        network = replace(network, input_scale=importance(dataset.input_basis, jacobians))
+    if network.output_scale is None:
+        network = replace(network, output_scale=float(np.sqrt((samples.y**2).mean())))
+    return network
+
+
+def importance(basis: Basis, jacobians: np.ndarray | None = None) -> tuple[float, ...]:
+    """How strongly the observable depends on each latent parameter, (rM,), mean square 1.
+
+    Without Jacobians, the root of the basis' eigenvalues, which are mean squares of the Jacobian's columns for a
+    derivative-informed basis.  With some reduced Jacobians (n, rQ, rM), the cube root of their columns' mean squares:
+    softer, since a network that is trained on them learns the rest, and faster (benchmarks/results/training_study.md).
+    """
+    if jacobians is None:
+        squares, power = basis.eigenvalues[: basis.rank], 1 / 2
+    else:
+        squares, power = (jacobians**2).sum(axis=1).mean(axis=0), 1 / 3
+    scale = np.maximum(squares / squares.max(), np.finfo(np.float32).eps) ** power
+    return tuple((scale / np.sqrt((scale**2).mean())).tolist())
+
+
+def _check_widths(name: str, widths: Sequence[int]) -> None:
+    if any(width < 1 for width in widths):
+        raise InputError(f"{name}: expected positive layer widths, got {tuple(widths)}.")
+
+
+@dataclass(frozen=True)
+class ReducedDense(BlockArchitecture):
+    """Dense network on the latent coordinates.
+
+    Parameters
+    ----------
+    input_rank, output_rank, activation, input_scale, output_scale
+        See `BlockArchitecture`.
+    hidden : tuple of int
+        Widths of the hidden layers; none makes an affine map.
 
     Examples
     --------
@@ -34,49 +216,65 @@ class ReducedDense:
     True
     """
 
-    input_rank: int
-    output_rank: int
     hidden: tuple[int, ...] = (192, 192, 192)
-    activation: str = "gelu"
-    output_scale: float = 1.0
 
     def __post_init__(self):
-        get_activation(self.activation)
+        super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        if any(width < 1 for width in self.hidden):
-            raise InputError(f"hidden: expected positive layer widths, got {self.hidden}.")
+        _check_widths("hidden", self.hidden)
 
-    def get_config(self) -> dict:
-        """Plain values that `from_config` takes."""
-        return {**asdict(self), "hidden": list(self.hidden)}
+    def hidden_blocks(self) -> Sequence[Block]:
+        blocks: list[Block] = []
+        for n_in, n_out in itertools.pairwise((self.input_rank, *self.hidden)):
+            blocks += [Dense(n_in, n_out), Activate(self.activation)]
+        return [*blocks, Dense((self.input_rank, *self.hidden)[-1], self.output_rank)]
 
-    @classmethod
-    def from_config(cls, config: dict) -> ReducedDense:
-        """The architecture that `get_config` described."""
-        return cls(**config)
 
-    def weight_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of kernel, bias, kernel, bias, ... as Keras orders them."""
-        widths = (self.input_rank, *self.hidden, self.output_rank)
-        return [shape for a, b in itertools.pairwise(widths) for shape in ((a, b), (b,))]
+@dataclass(frozen=True)
+class ReducedResNet(BlockArchitecture):
+    """Residual network with low-rank layers: z ← z + W σ(V z + b), after an affine map to its width.
 
-    def keras_model(self, seed: int = 0):
-        """A functional Keras model with outputs ``observable`` (rQ,) and ``jacobian`` (rQ, rM)."""
-        from hippylib_dino.network.backend import keras
-        from hippylib_dino.network.layers import JacobianOutput, TangentActivation, TangentDense
+    The family of O'Leary-Roseberry, Du, Chaudhuri, Martins, Willcox, Ghattas, "Learning high-dimensional parametric
+    maps via reduced basis adaptive residual networks", Comput. Methods Appl. Mech. Engrg. 402 (2022), arXiv
+    2112.07096.  A new layer starts at zero, so that it does not change the map: layers may be added one by one while
+    training goes on (``hd.train(..., grow=True)``).
 
-        seeds = np.random.SeedSequence(seed).generate_state(len(self.hidden) + 1)
-        x = keras.Input((self.input_rank,), name="x")
-        flow = x
-        for width, layer_seed in zip(self.hidden, seeds, strict=False):
-            flow = TangentActivation(self.activation)(TangentDense(width, seed=int(layer_seed))(flow))
-        value, tangents = TangentDense(self.output_rank, scale=self.output_scale, seed=int(seeds[-1]))(flow)
-        observable = keras.layers.Identity(name="observable")(value)
-        jacobian = JacobianOutput(name="jacobian")(tangents)
-        return keras.Model(x, {"observable": observable, "jacobian": jacobian}, name="dino")
+    Parameters
+    ----------
+    input_rank, output_rank, activation, input_scale, output_scale
+        See `BlockArchitecture`.
+    depth : int
+        Residual layers.
+    layer_rank : int
+        Rank of each layer.
+    width : int, optional
+        Of z; default the larger of the ranks.
 
-    def latent_map(self, weights: list[np.ndarray]) -> LatentMap:
-        """The float64 map of these Keras weights (kernel, bias, kernel, bias, ...)."""
-        pairs = list(zip(weights[::2], weights[1::2], strict=True))
-        kernel, bias = (np.asarray(a, dtype=np.float64) * self.output_scale for a in pairs[-1])
-        return LatentMap([*pairs[:-1], (kernel, bias)], self.activation)
+    Examples
+    --------
+    >>> network = ReducedResNet(input_rank=3, output_rank=2, depth=4, layer_rank=8)
+    >>> network.grown(5).depth
+    5
+    """
+
+    depth: int = 6
+    layer_rank: int = 64
+    width: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.depth < 0:
+            raise InputError(f"depth: expected at least 0, got {self.depth}.")
+        _check_widths("layer_rank, width", (self.layer_rank, self.width or 1))
+
+    def hidden_blocks(self) -> Sequence[Block]:
+        width = self.width or max(self.input_rank, self.output_rank)
+        layer = chain(
+            [Dense(width, self.layer_rank), Activate(self.activation), Dense(self.layer_rank, width, initial="zeros")]
+        )
+        residuals = [Residual(layer)] * self.depth
+        return [Dense(self.input_rank, width), *residuals, Dense(width, self.output_rank)]
+
+    def grown(self, depth: int) -> ReducedResNet:
+        """The same with `depth` layers; the weights of the first ones are shared, in place."""
+        return replace(self, depth=depth)

@@ -77,18 +77,21 @@ class Dense(Block):
 
 @dataclass(frozen=True)
 class Scale(Block):
-    """y = s x, with s fixed: the spread of the outputs, so that weights stay of order one."""
+    """y = s x, with s fixed: a number, or one for each entry."""
 
-    factor: float
+    factor: float | tuple[float, ...]
+
+    def _scaled(self, ops, x):
+        return x * (self.factor if isinstance(self.factor, float) else ops.array(self.factor, dtype=x.dtype))
 
     def linearize(self, ops, weights: Weights, x):
-        return x * self.factor, None
+        return self._scaled(ops, x), None
 
     def push(self, ops, weights: Weights, state, tangents):
-        return tangents * self.factor
+        return self._scaled(ops, tangents)
 
     def pull(self, ops, weights: Weights, state, cotangents):
-        return cotangents * self.factor
+        return self._scaled(ops, cotangents)
 
 
 @dataclass(frozen=True)
@@ -182,44 +185,6 @@ class Residual(Block):
 
     def bend(self, ops, weights: Weights, state, tangent, cotangent):
         return self.inner.bend(ops, weights, state, tangent, cotangent)
-
-
-@dataclass(frozen=True)
-class Sum(Block):
-    """y = left(x) + right(x)."""
-
-    left: Chain
-    right: Chain
-
-    def weights(self) -> list[Weight]:
-        return self.left.weights() + self.right.weights()
-
-    def _split(self, weights: Weights) -> tuple[Weights, Weights]:
-        n = len(self.left.weights())
-        return weights[:n], weights[n:]
-
-    def linearize(self, ops, weights: Weights, x):
-        left, right = self._split(weights)
-        a, a_state = self.left.linearize(ops, left, x)
-        b, b_state = self.right.linearize(ops, right, x)
-        return a + b, (a_state, b_state)
-
-    def push(self, ops, weights: Weights, state, tangents):
-        left, right = self._split(weights)
-        return self.left.push(ops, left, state[0], tangents) + self.right.push(ops, right, state[1], tangents)
-
-    def pull(self, ops, weights: Weights, state, cotangents):
-        left, right = self._split(weights)
-        return self.left.pull(ops, left, state[0], cotangents) + self.right.pull(ops, right, state[1], cotangents)
-
-    def bend(self, ops, weights: Weights, state, tangent, cotangent):
-        left, right = self._split(weights)
-        parts = [
-            self.left.bend(ops, left, state[0], tangent, cotangent),
-            self.right.bend(ops, right, state[1], tangent, cotangent),
-        ]
-        present = [part for part in parts if part is not None]
-        return sum(present[1:], present[0]) if present else None
 
 
 def chain(blocks: Sequence[Block]) -> Chain:

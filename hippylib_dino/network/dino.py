@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, ModelFileError
-from hippylib_dino.network.architecture import ReducedDense
+from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
 from hippylib_dino.network.latent_map import LatentMap
-from hippylib_dino.network.metrics import relative_errors
+from hippylib_dino.network.metrics import root_mean, sample_errors
 from hippylib_dino.reduction.basis import Basis
 
 FORMAT = "hippylib_dino model"
 FORMAT_VERSION = 1
+CHUNK = 64  # samples that are evaluated at once
 _BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
 
 
@@ -35,7 +36,7 @@ class DINO:
 
     Attributes
     ----------
-    architecture : ReducedDense
+    architecture : Architecture
     weights : list of arrays
         As Keras orders them.
     input_basis, output_basis : Basis
@@ -53,7 +54,7 @@ class DINO:
         dino.save("confusion.dino")
     """
 
-    architecture: ReducedDense
+    architecture: Architecture
     weights: list[np.ndarray]
     input_basis: Basis
     output_basis: Basis
@@ -81,16 +82,26 @@ class DINO:
         return self.output_basis.decode(self.latent_map.value(self.input_basis.encode(m)))
 
     def keras_model(self):
-        """The functional Keras model with the trained weights; outputs ``observable``, ``jacobian``."""
+        """The functional Keras model with the trained weights; outputs ``observable``, ``jacobian``.
+
+        Raises
+        ------
+        InputError
+            If the map is none that Keras trains.
+        """
+        if not isinstance(self.architecture, TrainableArchitecture):
+            raise InputError(f"architecture: {type(self.architecture).__name__} has no Keras model.")
         model = self.architecture.keras_model()
         model.set_weights(self.weights)
         return model
 
     def evaluate(self, dataset: Dataset, part: str = "test") -> dict[str, float]:
-        """Relative errors on held-out samples; see `hippylib_dino.network.metrics.relative_errors`.
+        """Relative errors on held-out samples: sqrt(mean) of what `sample_errors` gives.
 
         ``jacobian`` is the error of the full Jacobian as an operator on the prior, which does not depend on the
-        mesh.  A dataset with full Jacobians (``store_full=True``) adds ``jacobian_dof_frobenius``, the Frobenius norm
+        mesh.  What the Jacobian of a network on full parameters has outside the input basis counts in it, estimated
+        with the parameters of the same samples as prior draws, which the dataset has to hold (``store_parameters``).
+        A dataset with full Jacobians (``store_full=True``) adds ``jacobian_dof_frobenius``, the Frobenius norm
         of coefficient matrices, which weighs rough modes that the prior damps.
 
         Parameters
@@ -105,32 +116,66 @@ class DINO:
         InputError
             If the dataset has other bases, or no such samples.
         """
+        return {name: root_mean(squares) for name, squares in self.sample_errors(dataset, part).items()}
+
+    def sample_errors(self, dataset: Dataset, part: str = "test") -> dict[str, np.ndarray]:
+        """Relative squared errors of each held-out sample, (n,), by metric.
+
+        See `hippylib_dino.network.metrics.sample_errors`; arguments and errors are those of `evaluate`.
+        """
         samples = dataset.split(part)
         if len(samples) == 0:
             raise InputError(f"part: the dataset has no {part} samples; generate with n_{part} of at least 1.")
         basis = dataset.input_basis
+        if self.input_basis.kind == "learned":
+            return self._errors_outside(dataset, samples)
         if basis.decoder.shape != self.input_basis.decoder.shape or not np.allclose(
             basis.decoder, self.input_basis.decoder, rtol=0, atol=1e-8 * np.abs(basis.decoder).max()
         ):
             raise InputError(
                 "dataset: its input basis is not the one that this DINO was trained in; latent samples differ."
             )
-        predictions = [self.latent_map.value_and_jacobian(x) for x in samples.x]
-        values = np.array([value for value, _ in predictions])
-        jacobians = np.array([jacobian for _, jacobian in predictions])
-        errors = relative_errors(samples, values, jacobians, self.input_basis, self.output_basis)
+        values, jacobians = self.predict(samples.x)
+        errors = sample_errors(samples, values, jacobians, self.input_basis, self.output_basis)
         if dataset.plan.store_full:
             errors["jacobian_dof_frobenius"] = self._dof_frobenius(dataset, samples.index, jacobians)
         return errors
 
-    def _dof_frobenius(self, dataset: Dataset, index: np.ndarray, jacobians: np.ndarray) -> float:
-        """‖Ĵ - J‖_F/‖J‖_F of coefficient matrices, sample by sample, since full Jacobians are large."""
+    def _errors_outside(self, dataset: Dataset, samples: Samples) -> dict[str, np.ndarray]:
+        """Errors of a network whose encoder is not the dataset's, and sees more of the parameter than its basis."""
+        basis, encoder = dataset.input_basis, self.input_basis.encoder
+        m = dataset.full("m", samples.index)
+        values, latent = self.predict(self.input_basis.encode(m))
+        outside = (m - basis.decode(samples.x)) @ encoder
+        covariance = outside.T @ outside / len(outside)
+        spurious = np.einsum("nqw,nqw->n", latent @ covariance, latent)
+        jacobians = latent @ (encoder.T @ basis.decoder)
+        errors = sample_errors(samples, values, jacobians, basis, self.output_basis, spurious)
+        if dataset.plan.store_full:
+            errors["jacobian_dof_frobenius"] = self._dof_frobenius(dataset, samples.index, latent)
+        return errors
+
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Latent observables (n, rQ) and reduced Jacobians (n, rQ, rM) at latent parameters (n, rM)."""
+        parts = [self.latent_map.value_and_jacobian(part) for part in np.array_split(x, -(-len(x) // CHUNK))]
+        values, jacobians = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return values, jacobians
+
+    def predict_samples(self, dataset: Dataset, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+        """Latent observables (n, rQ) and reduced Jacobians (n, rQ, rM) of samples, in the bases of `dataset`."""
+        if self.input_basis.kind != "learned":
+            return self.predict(samples.x)
+        values, latent = self.predict(self.input_basis.encode(dataset.full("m", samples.index)))
+        return values, latent @ (self.input_basis.encoder.T @ dataset.input_basis.decoder)
+
+    def _dof_frobenius(self, dataset: Dataset, index: np.ndarray, jacobians: np.ndarray) -> np.ndarray:
+        """‖Ĵ - J‖²_F/‖J‖²_F of coefficient matrices, sample by sample, since full Jacobians are large."""
         squares = []
         for i, latent in zip(index, jacobians, strict=True):
             J = dataset.full("jacobian", np.array([i]))[0]
             predicted = self.output_basis.decoder @ latent @ self.input_basis.encoder.T
             squares.append(((predicted - J) ** 2).sum() / (J**2).sum())
-        return float(np.sqrt(np.mean(squares)))
+        return np.array(squares)
 
     # ---- one file ------------------------------------------------------------------------
 
@@ -151,7 +196,7 @@ class DINO:
             "architecture": self.architecture.get_config(),
             "n_weights": len(self.weights),
             "bases": {
-                name: {"kind": basis.kind, "inner_product": basis.inner_product, "shape": list(basis.decoder.shape)}
+                name: {"kind": basis.kind, "inner_product": basis.inner_product, "total_energy": basis.total_energy}
                 for name, basis in self._bases().items()
             },
             "fingerprint": self.fingerprint,
@@ -198,10 +243,11 @@ class DINO:
                         **{key: read(f"{name}/{key}") for key in _BASIS_ARRAYS},
                         kind=manifest["bases"][name]["kind"],
                         inner_product=manifest["bases"][name]["inner_product"],
+                        total_energy=manifest["bases"][name].get("total_energy"),
                     )
                     for name in ("input_basis", "output_basis")
                 }
-            architecture = ReducedDense.from_config(manifest["architecture"])
+            architecture = architecture_from_config(manifest["architecture"])
             return cls(
                 architecture, weights, **bases, fingerprint=manifest["fingerprint"], training=manifest["training"]
             )
@@ -217,7 +263,7 @@ class DINO:
     def __repr__(self) -> str:
         how = self.training
         return (
-            f"DINO({self.input_basis.dim} -> {self.architecture.input_rank} -> {self.architecture.hidden} -> "
+            f"DINO({self.input_basis.dim} -> {self.architecture.input_rank} -> {type(self.architecture).__name__} -> "
             f"{self.architecture.output_rank} -> {self.output_basis.dim}, {how.get('formulation')}, "
             f"n_train={how.get('n_train')})"
         )

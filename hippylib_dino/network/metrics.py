@@ -1,4 +1,4 @@
-"""Relative errors of a DINO on held-out samples: always normalised by the truth, over all samples at once.
+"""Relative errors of a DINO on held-out samples: always normalised by the truth of each sample.
 
 Definitions after tomoleary/dino; each is sqrt(mean_i of the relative squared error).  Jacobians are
 compared in the noise-precision and prior-precision inner products, as operators from the
@@ -10,15 +10,19 @@ Jacobian is that of the reduced one plus what the bases cut off.
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from hippylib_dino.data.dataset import Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.reduction.basis import Basis
 
+N_RESAMPLES = 2000
+_BATCH = 4_000_000  # numbers that are resampled at once
 
-def relative(squared_errors: np.ndarray, squared_norms: np.ndarray) -> float:
-    """sqrt(mean_i e_i / n_i)."""
-    return float(np.sqrt(np.mean(squared_errors / squared_norms)))
+
+def root_mean(squares: np.ndarray) -> float:
+    """sqrt(mean_i s_i) of relative squared errors (n,)."""
+    return float(np.sqrt(np.mean(squares)))
 
 
 def _squares(a: np.ndarray) -> np.ndarray:
@@ -29,7 +33,20 @@ def _squares(a: np.ndarray) -> np.ndarray:
 def relative_errors(
     samples: Samples, values: np.ndarray, jacobians: np.ndarray, input_basis: Basis, output_basis: Basis
 ) -> dict[str, float]:
-    """All metrics of a prediction.
+    """sqrt(mean) over the samples of all that `sample_errors` gives; arguments, names and errors are its own."""
+    squares = sample_errors(samples, values, jacobians, input_basis, output_basis)
+    return {name: root_mean(values) for name, values in squares.items()}
+
+
+def sample_errors(
+    samples: Samples,
+    values: np.ndarray,
+    jacobians: np.ndarray,
+    input_basis: Basis,
+    output_basis: Basis,
+    spurious: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Relative **squared** errors of each sample of a prediction, (n,), by metric.
 
     Parameters
     ----------
@@ -40,17 +57,23 @@ def relative_errors(
     jacobians : (n, rQ, rM)
         Predicted reduced Jacobians.
     input_basis, output_basis : Basis
+        Of the samples.
+    spurious : (n,), optional
+        E_z‖Ĵ(z - ΨΨᵀRz)‖² over prior draws z less their mean: the squared norm of a predicted full Jacobian outside
+        the input basis.  It counts as error in ``jacobian`` and ``jacobian_network``, as if the true one had nothing
+        there; default zero, which it is for a network on latent parameters.
 
     Returns
     -------
     dict
-        ``observable``: ‖q̂ - q‖/‖q‖ of the full observable; of a whole state in its mass norm.
+        ``observable``: ‖q̂ - q‖²/‖q‖² of the full observable; of a whole state in its mass norm.
         ``jacobian``: of the **full** Jacobian.
-        ``reduced_jacobian``: ‖∂f - J_r‖/‖J_r‖.
+        ``reduced_jacobian``: ‖∂f - J_r‖²/‖J_r‖².
         ``observable_truncation``, ``jacobian_truncation``: the share of the bases, that no network can undo.
-        ``gauss_newton``: ‖∂fᵀ∂f - J_rᵀJ_r‖/‖J_rᵀJ_r‖.
-        ``dominant_jacobian``: ‖Uᵀ(∂f - J_r)V‖/‖UᵀJ_rV‖ on each sample's leading half of singular vectors.
-        ``null_space``: ‖∂f (I - VVᵀ)‖/‖J_r‖, V the row space of J_r.
+        ``observable_network``, ``jacobian_network``: the share of the network, within the bases, over the same norms.
+        ``gauss_newton``: ‖∂fᵀ∂f - J_rᵀJ_r‖²/‖J_rᵀJ_r‖².
+        ``dominant_jacobian``: ‖Uᵀ(∂f - J_r)V‖²/‖UᵀJ_rV‖² on each sample's leading half of singular vectors.
+        ``null_space``: ‖∂f (I - VVᵀ)‖²/‖J_r‖², V the row space of J_r.
         ``misfit_gradient``, ``misfit_gradient_riesz``: of Jᵀ Γ⁻¹ (q - d), d the next sample's observable, before
         and after the prior solve (Euclidean norm of coefficients, within the input basis); of two samples or more.
 
@@ -58,21 +81,30 @@ def relative_errors(
     ------
     InputError
         If a reduced Jacobian is larger than the full one it is said to come from.
+
+    Notes
+    -----
+    By Pythagoras ``jacobian`` is ``jacobian_truncation`` plus ``jacobian_network``, always.  ``observable`` is the sum
+    of its two in the noise-precision norm, in which the output basis is orthonormal: so it is for whole states and for
+    noise of one standard deviation, Γ = σ²I.  For other noise the Euclidean norm of the observable leaves a cross term.
     """
     J, dJ = samples.reduced_jacobian, jacobians - samples.reduced_jacobian
-    observable, truncation = _observable_errors(samples, values, output_basis)
     full_energy = samples.jacobian_energy
     if (_squares(J) > full_energy * (1 + 1e-6)).any():
         raise InputError(
             "samples: reduced Jacobians are larger than the full ones; bases and samples do not belong together."
         )
     cut_off = np.maximum(full_energy - _squares(J), 0.0)  # above zero but for rounding
+    observable, truncation, network = _observable_errors(samples, values, output_basis)
+    wrong = _squares(dJ) if spurious is None else _squares(dJ) + spurious
     errors = {
         "observable": observable,
-        "jacobian": relative(cut_off + _squares(dJ), full_energy),
-        "reduced_jacobian": relative(_squares(dJ), _squares(J)),
+        "jacobian": (cut_off + wrong) / full_energy,
+        "reduced_jacobian": _squares(dJ) / _squares(J),
         "observable_truncation": truncation,
-        "jacobian_truncation": relative(cut_off, full_energy),
+        "jacobian_truncation": cut_off / full_energy,
+        "observable_network": network,
+        "jacobian_network": wrong / full_energy,
     }
     errors.update(_hessian_errors(J, dJ))
     if len(samples) > 1:
@@ -80,19 +112,63 @@ def relative_errors(
     return errors
 
 
-def _observable_errors(samples: Samples, values: np.ndarray, output_basis: Basis) -> tuple[float, float]:
-    """Relative errors of the full observable: of the prediction, and of what the basis cuts off."""
+def confidence_intervals(squares: dict[str, np.ndarray], level: float = 0.95) -> dict[str, tuple[float, float]]:
+    """Intervals of sqrt(mean) over samples, by metric: what other test samples of as many would give.
+
+    Bias-corrected and accelerated bootstrap, of all metrics with the same resamples: Efron, "Better bootstrap
+    confidence intervals", J. Amer. Statist. Assoc. 82 (1987), section 3.
+
+    Parameters
+    ----------
+    squares : dict of (n,) arrays
+        As `sample_errors` gives them.
+    level : float
+
+    Returns
+    -------
+    dict
+        Name to (low, high); nan for a single sample, which tells of no spread.
+
+    Examples
+    --------
+    >>> low, high = confidence_intervals({"observable": np.linspace(0.0, 2.0, 101) ** 2})["observable"]
+    >>> low < np.sqrt(1.34) < high
+    True
+    """
+    table = np.array(list(squares.values()))
+    if table.shape[1] < 2:
+        return dict.fromkeys(squares, (float("nan"), float("nan")))
+    mean = table.mean(axis=1)
+    ends = np.array([mean, mean])
+    spread = np.ptp(table, axis=1) > 0  # the others stay where they are
+    if spread.any():
+        relative = table[spread] / mean[spread, None]
+        ends[:, spread] *= bootstrap(
+            (relative,),
+            np.mean,
+            axis=1,
+            confidence_level=level,
+            n_resamples=N_RESAMPLES,
+            batch=max(1, _BATCH // relative.size),
+            random_state=np.random.default_rng(0),
+        ).confidence_interval
+    return {name: (float(low), float(high)) for name, (low, high) in zip(squares, np.sqrt(ends).T, strict=True)}
+
+
+def _observable_errors(samples: Samples, values: np.ndarray, output_basis: Basis) -> tuple[np.ndarray, ...]:
+    """Of the full observable: the prediction's error, what the basis cuts off, what the network adds within it."""
+    dy = values - samples.y
     if samples.observable_residual is not None:
         residual, energy = samples.observable_residual, samples.observable_energy
-        return relative(residual + _squares(values - samples.y), energy), relative(residual, energy)
+        return (residual + _squares(dy)) / energy, residual / energy, _squares(dy) / energy
     if samples.observable is None:
         raise InputError("samples: have neither observables nor residuals; take them from Dataset.split.")
     norms = _squares(samples.observable)
     predicted, projected = (_squares(output_basis.decode(y) - samples.observable) for y in (values, samples.y))
-    return relative(predicted, norms), relative(projected, norms)
+    return predicted / norms, projected / norms, _squares(dy @ output_basis.decoder.T) / norms
 
 
-def _hessian_errors(J: np.ndarray, dJ: np.ndarray) -> dict[str, float]:
+def _hessian_errors(J: np.ndarray, dJ: np.ndarray) -> dict[str, np.ndarray]:
     """Gauss-Newton Hessian, dominant part and null space, sample by sample."""
     gauss_newton, dominant, null = [], [], []
     for truth, error in zip(J, dJ, strict=True):
@@ -105,18 +181,20 @@ def _hessian_errors(J: np.ndarray, dJ: np.ndarray) -> dict[str, float]:
         dominant.append(((U[:, :half].T @ error @ Vt[:half].T) ** 2).sum() / (s[:half] ** 2).sum())
         outside = predicted - (predicted @ row_space.T) @ row_space
         null.append((outside**2).sum() / (s**2).sum())
-    root_mean = {"gauss_newton": gauss_newton, "dominant_jacobian": dominant, "null_space": null}
-    return {name: float(np.sqrt(np.mean(values))) for name, values in root_mean.items()}
+    squares = {"gauss_newton": gauss_newton, "dominant_jacobian": dominant, "null_space": null}
+    return {name: np.array(values) for name, values in squares.items()}
 
 
-def _gradient_errors(samples: Samples, values: np.ndarray, jacobians: np.ndarray, basis: Basis) -> dict[str, float]:
+def _gradient_errors(
+    samples: Samples, values: np.ndarray, jacobians: np.ndarray, basis: Basis
+) -> dict[str, np.ndarray]:
     """Misfit gradients towards the next sample's observable, as dual and as primal parameter vectors."""
     data = np.roll(samples.y, -1, axis=0)
     truth = np.einsum("nqm,nq->nm", samples.reduced_jacobian, samples.y - data)
     error = np.einsum("nqm,nq->nm", jacobians, values - data) - truth
 
-    def error_in(vectors: np.ndarray) -> float:
+    def error_in(vectors: np.ndarray) -> np.ndarray:
         gram = vectors.T @ vectors
-        return relative(np.einsum("nm,mk,nk->n", error, gram, error), np.einsum("nm,mk,nk->n", truth, gram, truth))
+        return np.einsum("nm,mk,nk->n", error, gram, error) / np.einsum("nm,mk,nk->n", truth, gram, truth)
 
     return {"misfit_gradient": error_in(basis.encoder), "misfit_gradient_riesz": error_in(basis.decoder)}

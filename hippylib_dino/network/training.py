@@ -2,152 +2,95 @@
 
 from __future__ import annotations
 
+import json
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
-from tqdm import tqdm
 
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, TrainingError
-from hippylib_dino.network.architecture import ReducedDense
+from hippylib_dino.network.architecture import ReducedDense, TrainableArchitecture
 from hippylib_dino.network.backend import keras
+from hippylib_dino.network.batches import Batches
+from hippylib_dino.network.callbacks import Balance, BestWeights, Checkpoint, Progress, Recorder
 from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.formulations import Formulation, JacobianFormulation, formulation_name, get_formulation
+from hippylib_dino.network.losses import RelativeError, SquaredNorm
+from hippylib_dino.network.optimizers import get_optimizer
 
-FORMULATIONS = ("l2", "h1")
-
-
-@keras.saving.register_keras_serializable(package="hippylib_dino")
-class SquaredNorm(keras.losses.Loss):
-    """‖truth - prediction‖² of each sample, mean over the batch.
-
-    Divided by the truth's own ‖·‖² through the sample weights, it is the relative squared error
-    of tomoleary/dino's losses: mean_i ‖q_i - q̂_i‖²/‖q_i‖² and mean_i ‖J_i - Ĵ_i‖²/‖J_i‖².
-    """
-
-    def call(self, y_true, y_pred):
-        axes = tuple(range(1, len(y_pred.shape)))
-        return keras.ops.sum(keras.ops.square(y_true - y_pred), axis=axes)
-
-
-@keras.saving.register_keras_serializable(package="hippylib_dino")
-class RelativeError(keras.metrics.Metric):
-    """sqrt(mean_i w_i ‖truth_i - prediction_i‖²) over all samples of an epoch, w_i = 1/‖truth_i‖²."""
-
-    def __init__(self, name="error", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.total = self.add_weight(name="total", initializer="zeros")
-        self.count = self.add_weight(name="count", initializer="zeros")
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        ops = keras.ops
-        squares = SquaredNorm().call(y_true, y_pred)
-        weight = ops.ones_like(squares) if sample_weight is None else ops.cast(sample_weight, squares.dtype)
-        self.total.assign_add(ops.sum(squares * weight))
-        self.count.assign_add(ops.cast(ops.shape(squares)[0], self.count.dtype))
-
-    def result(self):
-        return keras.ops.sqrt(self.total / keras.ops.maximum(self.count, 1.0))
-
-
-class _Batches(keras.utils.PyDataset):
-    """Batches of samples, shuffled by a stream of their own so that a seed fixes the whole training."""
-
-    def __init__(self, samples: Samples, batch_size: int, rng: np.random.Generator | None):
-        super().__init__()
-        self.rng, self.batch_size = rng, batch_size
-        self.order = np.arange(len(samples))
-        self.x = samples.x.astype("float32")
-        self.truth = {"observable": samples.y.astype("float32"), "jacobian": samples.reduced_jacobian.astype("float32")}
-        self.weight = {
-            "observable": (1.0 / samples.observable_energy).astype("float32"),
-            "jacobian": (1.0 / samples.jacobian_energy).astype("float32"),
-        }
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
-
-    def __getitem__(self, i: int):
-        pick = self.order[i * self.batch_size : (i + 1) * self.batch_size]
-        return (
-            self.x[pick],
-            {k: v[pick] for k, v in self.truth.items()},
-            {k: v[pick] for k, v in self.weight.items()},
-        )
-
-    def on_epoch_end(self) -> None:
-        if self.rng is not None:
-            self.rng.shuffle(self.order)
-
-
-class _Progress(keras.callbacks.Callback):
-    """One bar over the epochs, with the errors that matter."""
-
-    def __init__(self, epochs: int, label: str):
-        super().__init__()
-        self.epochs, self.label = epochs, label
-
-    def on_train_begin(self, logs=None):
-        self.bar = tqdm(total=self.epochs, desc=self.label, unit="epoch", mininterval=0.5)
-
-    def on_epoch_end(self, epoch, logs=None):
-        shown = {k: v for k, v in (logs or {}).items() if k.startswith("val_") and k.endswith("error")}
-        self.bar.set_postfix({k.removeprefix("val_"): f"{v:.2%}" for k, v in shown.items()}, refresh=False)
-        self.bar.update()
-
-    def on_train_end(self, logs=None):
-        self.bar.close()
-
-
-def _schedule(peak: float, steps: int):
-    """Linear warm-up over the first twentieth of the steps, then cosine decay to zero."""
-    warm_up = max(1, steps // 20)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=peak / warm_up,
-        warmup_target=peak,
-        warmup_steps=warm_up,
-        decay_steps=max(1, steps - warm_up),
-    )
+STEPS, FEWEST, STEPS_A_SAMPLE = 2000, 400, 8  # of the optimizer, where `epochs` is left open
+VALIDATIONS = 50  # at most, in one training
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 def train(
     dataset: Dataset,
-    formulation: str = "h1",
+    formulation: str | Formulation = "h1",
     *,
-    n_train: int | None = None,
-    epochs: int = 400,
-    batch_size: int = 32,
-    learning_rate: float = 2e-3,
+    architecture: TrainableArchitecture | None = None,
     hidden: tuple[int, ...] = (192, 192, 192),
     activation: str = "gelu",
-    jacobian_weight: float = 1.0,
+    n_train: int | None = None,
+    n_validation: int | None = None,
+    epochs: int | None = None,
+    batch_size: int = 32,
+    optimizer: str | keras.optimizers.Optimizer = "muon",
+    learning_rate: float | None = None,
+    balance: bool = False,
+    precision: str = "float32",
     patience: int | None = None,
+    start: DINO | None = None,
     seed: int = 0,
+    stream: bool = False,
+    log: str | Path | None = None,
     callbacks: list | None = None,
     progress: bool = True,
 ) -> DINO:
-    """Train a reduced-basis dense DINO on values (and Jacobians) of a dataset.
+    """Train a DINO on values (and Jacobians) of a dataset.
 
-    Adam with warm-up and cosine decay; the weights of the best validation loss are kept.
-    Training uses float32; the returned DINO evaluates in float64.
+    The learning rate warms up and decays to zero; the weights of the best validation loss are kept.
+    The returned DINO evaluates in float64.
 
     Parameters
     ----------
     dataset : Dataset
-    formulation : "h1" or "l2"
-        With or without the Jacobian term in the loss.
-    n_train : int, optional
-        First training samples to use; default all.
-    epochs, batch_size : int
-    learning_rate : float
-        Peak.
+    formulation : str or Formulation
+        "h1", "l2", "h1_truncated", "h1_sketched", or one of `hippylib_dino.network.formulations` with its parameters.
+    architecture : TrainableArchitecture, optional
+        Default that of `start`, or `ReducedDense` with `hidden` and `activation`.
     hidden, activation
         See `ReducedDense`.
-    jacobian_weight : float
-        Of the relative squared Jacobian error against that of the observable ("h1" only).
+    n_train : int, optional
+        First training samples to use; default all.
+    n_validation : int, optional
+        First validation samples to use; default a quarter of the training samples, at least 16, as far as there are.
+    epochs : int, optional
+        Default what makes 8 steps of the optimizer for each sample, at least 400 and at most 2000 in all: more of them
+        only fit a small set closer.
+    batch_size : int
+        At most a quarter of the training samples is taken.
+    optimizer : "muon", "adam", "adamw" or keras.optimizers.Optimizer
+        An instance is taken as it is, with its own learning rate.
+    learning_rate : float, optional
+        Peak; default what suits the optimizer.
+    balance : bool
+        Move the weight of the Jacobian term so that both terms contribute the same.
+    precision : "float32", "mixed_bfloat16" or "mixed_float16"
+        Of the arithmetic; weights stay float32.
     patience : int, optional
         Stop after so many epochs without a better validation loss; default never, so that the
         learning rate decays to zero.
+    start : DINO, optional
+        Go on from its weights; of the same architecture.
     seed : int
-        Weights and shuffling; one seed gives the same DINO on one machine.
+        Weights, shuffling, random directions; one seed gives the same DINO on one machine.
+    stream : bool
+        Read Jacobians from disk batch by batch, for those that do not fit in memory.
+    log : path, optional
+        Folder for ``history.csv``, TensorBoard's events (where TensorBoard is installed) and a checkpoint: the same
+        call again goes on from there after a kill, and ends with the same weights.
     callbacks : list of keras.callbacks.Callback, optional
     progress : bool
 
@@ -158,75 +101,159 @@ def train(
     Raises
     ------
     InputError
-        For an unknown formulation, or too few samples.
+        For an unknown formulation, too few samples, or training samples among the validation samples.
     TrainingError
         If no epoch had a finite validation loss.
     """
-    if formulation not in FORMULATIONS:
-        raise InputError(f"formulation: expected one of {FORMULATIONS}, got {formulation!r}.")
-    if formulation == "h1" and jacobian_weight <= 0:
-        raise InputError(f'jacobian_weight: expected > 0 for "h1", got {jacobian_weight}; use formulation="l2".')
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}.")
-    samples, held_out = dataset.split("train", n_train), dataset.split("validation")
-    if len(held_out) == 0:
-        raise InputError("dataset: has no validation samples; generate with n_validation of at least 1.")
-    architecture = ReducedDense(
-        input_rank=samples.x.shape[1],
-        output_rank=samples.y.shape[1],
-        hidden=hidden,
-        activation=activation,
-        output_scale=float(np.sqrt((samples.y**2).mean())),
+    formulation = get_formulation(formulation)
+    _check_numbers(epochs, batch_size, precision)
+    samples, held_out = _samples(dataset, n_train, n_validation, stream)
+    ranks = (samples.x.shape[1], samples.y.shape[1])
+    formulation.check(*ranks)
+    network = architecture or _architecture(start) or ReducedDense(*ranks, hidden=hidden, activation=activation)
+    if (network.input_rank, network.output_rank) != ranks:
+        raise InputError(
+            f"architecture: expected ranks {ranks}, those of the dataset, got "
+            f"{(network.input_rank, network.output_rank)}."
+        )
+    network = network.fitted(samples, dataset, formulation)
+    batch_size = min(batch_size, max(1, len(samples) // 4))
+    read = dataset.jacobians if stream else None
+    batches, validation = (
+        Batches(part, network.inputs(part, dataset), formulation, size, seed=shuffle, read=read)
+        for part, size, shuffle in ((samples, batch_size, seed), (held_out, len(held_out), None))
     )
-    model = architecture.keras_model(seed)
-    batches = _Batches(samples, batch_size, np.random.default_rng(seed))
-    loss = {"observable": SquaredNorm(), "jacobian": SquaredNorm() if formulation == "h1" else None}
-    metrics = {name: [RelativeError()] for name in ("observable", "jacobian") if loss[name] is not None}
-    schedule = _schedule(learning_rate, epochs * len(batches))
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss=loss,
-        loss_weights={"observable": 1.0, "jacobian": jacobian_weight if formulation == "h1" else 0.0},
-        weighted_metrics=metrics,
-        jit_compile=True,
-    )
-    keep_best = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=epochs if patience is None else patience, restore_best_weights=True
-    )
-    history = model.fit(
+    if epochs is None:
+        epochs = -(-int(np.clip(STEPS_A_SAMPLE * len(samples), FEWEST, STEPS)) // len(batches))
+    optimizer, learning_rate = get_optimizer(optimizer, learning_rate, epochs * len(batches))
+    model = network.keras_model(seed, formulation.outputs(*ranks), None if precision == "float32" else precision)
+    if start is not None:
+        _take_weights(model, network, start)
+    _compile(model, formulation, optimizer)
+    settings = {
+        "formulation": formulation_name(formulation),
+        **{k: v for k, v in formulation.get_config().items() if k != "kind"},
+        "n_train": len(samples),
+        "n_validation": len(held_out),
+        "batch_size": batch_size,
+        "optimizer": type(optimizer).__name__.lower(),  # its name counts the instances of a process
+        "learning_rate": learning_rate,
+        "balance": balance,
+        "precision": precision,
+        "seed": seed,
+    }
+    best, recorder = BestWeights(patience), Recorder()
+    used = [*([Balance(batches)] if balance else []), best, recorder, *(callbacks or [])]
+    first = 0
+    if log is not None:
+        # the scales in an architecture also tell one set of data from another
+        identity = {**settings, "epochs": epochs, "architecture": network.get_config()}
+        logged, first = _logging(Path(log), model, identity, batches=batches, best=best, recorder=recorder)
+        used += logged
+    if progress:
+        used.append(Progress(epochs, f"training {settings['formulation']}", first))
+    started = time.perf_counter()
+    model.fit(
         batches,
-        validation_data=_Batches(held_out, batch_size, None),
+        validation_data=validation,
+        validation_freq=_validated(epochs),
         epochs=epochs,
-        shuffle=False,  # _Batches shuffles, from its own seed
+        initial_epoch=first,
+        shuffle=False,  # Batches shuffles, from its own seed
         verbose=0,
-        callbacks=[
-            keep_best,
-            *([_Progress(epochs, f"training {formulation}")] if progress else []),
-            *(callbacks or []),
-        ],
-    ).history
-    if not np.isfinite(history["val_loss"]).any():
+        callbacks=used,
+    )
+    seconds = time.perf_counter() - started
+    if best.weights is None:
         raise TrainingError(
             f"training diverged: no epoch had a finite validation loss. Lower learning_rate (it was {learning_rate})."
         )
+    trained, weights, basis = network.finished(best.weights, dataset)
     return DINO(
-        architecture=architecture,
-        weights=[np.asarray(w) for w in model.get_weights()],
-        input_basis=dataset.input_basis,
+        architecture=trained,
+        weights=weights,
+        input_basis=basis,
         output_basis=dataset.output_basis,
         fingerprint=dataset.fingerprint,
         training={
-            "formulation": formulation,
-            "n_train": len(samples),
-            "epochs": len(history["loss"]),
-            "best_epoch": int(np.nanargmin(history["val_loss"])) + 1,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "jacobian_weight": jacobian_weight,
-            "seed": seed,
+            **settings,
+            "epochs": len(recorder.history["loss"]),
+            "best_epoch": best.epoch + 1,
+            "seconds": round(seconds, 1),
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
-            "history": {k: [float(v) for v in values] for k, values in history.items()},
+            "history": recorder.history,
         },
     )
+
+
+def _check_numbers(epochs: int | None, batch_size: int, precision: str) -> None:
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}.")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: expected one of {PRECISIONS}, got {precision!r}.")
+
+
+def _samples(dataset: Dataset, n_train: int | None, n_validation: int | None, stream: bool) -> tuple[Samples, Samples]:
+    """Training and validation samples."""
+    samples = dataset.split("train", n_train, jacobians=not stream)
+    held_out = dataset.split("validation", jacobians=False)
+    if len(samples) < 2:
+        raise InputError(f"n_train: expected at least 2 training samples, got {len(samples)}.")
+    if len(held_out) == 0:
+        raise InputError("dataset: has no validation samples; generate with n_validation of at least 1.")
+    n = min(len(held_out), max(16, len(samples) // 4)) if n_validation is None else n_validation
+    held_out = dataset.split("validation", n, jacobians=not stream)
+    trained_on = {row.tobytes() for row in samples.x}
+    leaked = [int(i) for i, row in zip(held_out.index, held_out.x, strict=True) if row.tobytes() in trained_on]
+    if leaked:
+        raise InputError(
+            f"dataset: validation samples {leaked[:5]} are training samples too, so that the validation loss tells "
+            "nothing. Generate the dataset again."
+        )
+    return samples, held_out
+
+
+def _architecture(start: DINO | None) -> TrainableArchitecture | None:
+    if start is None:
+        return None
+    if not isinstance(start.architecture, TrainableArchitecture):
+        raise InputError(f"start: expected a DINO that Keras trained, got one of {type(start.architecture).__name__}.")
+    return start.architecture
+
+
+def _compile(model, formulation: Formulation, optimizer) -> None:
+    loss = {"observable": SquaredNorm()}
+    weights = {"observable": 1.0}
+    if isinstance(formulation, JacobianFormulation):
+        loss["jacobian"], weights["jacobian"] = SquaredNorm(), formulation.jacobian_weight
+    # Keras puts the output's name in front where there are several
+    metrics = {name: [RelativeError("error" if len(loss) > 1 else f"{name}_error")] for name in loss}
+    model.compile(optimizer=optimizer, loss=loss, loss_weights=weights, weighted_metrics=metrics, jit_compile=True)
+
+
+def _validated(epochs: int) -> int:
+    """Epochs from one validation to the next; the last epoch, at the lowest learning rate, has one."""
+    return next(n for n in range(-(-epochs // VALIDATIONS), epochs + 1) if epochs % n == 0)
+
+
+def _take_weights(model, network: TrainableArchitecture, start: DINO) -> None:
+    shapes = [np.shape(w) for w in start.weights]
+    if shapes != network.weight_shapes():
+        raise InputError(f"start: expected weights of shapes {network.weight_shapes()}, got {shapes}.")
+    model.set_weights(start.weights)
+
+
+def _logging(folder: Path, model, settings: dict, **state) -> tuple[list, int]:
+    """Callbacks that write to `folder`, and the epoch to go on with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = Checkpoint(folder / "checkpoint.npz", json.dumps(settings, sort_keys=True), **state)
+    first = checkpoint.restore(model)
+    table = folder / "history.csv"
+    if first > 0 and table.exists():  # epochs after the checkpoint come again
+        table.write_text("".join(table.read_text().splitlines(keepends=True)[: first + 1]))
+    written = [keras.callbacks.CSVLogger(table, append=first > 0), checkpoint]
+    if find_spec("tensorboard") is not None and keras.backend.backend() == "tensorflow":
+        written.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
+    return written, first

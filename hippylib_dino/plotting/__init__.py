@@ -10,12 +10,19 @@ from __future__ import annotations
 import importlib
 
 _HOME = {
+    "plot_bases": "training",
+    "plot_calibration": "calibration",
     "plot_dataset": "generation",
+    "plot_directions": "training",
     "plot_eigenvalues": "curves",
+    "plot_error_against_size": "training",
+    "plot_error_shares": "training",
     "plot_fields": "fields",
     "plot_history": "curves",
     "plot_modes": "fields",
     "plot_observables": "curves",
+    "plot_prediction": "training",
+    "plot_sample_errors": "training",
     "plot_spectra": "curves",
     "save": "figures",
     "write_xdmf": "fields",

@@ -129,8 +129,9 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
     ----------
     history : dict of (epochs,) lists
         As Keras keeps it: "loss", "val_loss", "observable_error", "val_observable_error", ...; what
-        starts with "val_" is validation.  "learning_rate" gets a panel of its own.  Values that are
-        not positive, nan included, are left out and counted in the legend.
+        starts with "val_" is validation, and nan where there was none: its curve joins the epochs that had one.
+        "learning_rate" gets a panel of its own.  Other values that are not positive, nan included,
+        are left out and counted in the legend.
 
     Returns
     -------
@@ -161,6 +162,11 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
+def _measured(key: str, values: np.ndarray) -> np.ndarray:
+    """Without the epochs that had no validation."""
+    return values[~np.isnan(values)] if key.startswith(VALIDATION) else values
+
+
 def _draw_quantities(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     """Training and validation curves with a legend of colours (quantities) and dashes (the two)."""
     quantities = dict.fromkeys(key.removeprefix(VALIDATION) for key in arrays)
@@ -169,7 +175,7 @@ def _draw_quantities(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
         styles = {key: dash for key, dash in ((quantity, "--"), (VALIDATION + quantity, "-")) if key in arrays}
         for key, dash in styles.items():
             _draw_log(axes, arrays[key], color=color, linestyle=dash, label=key)
-        label = quantity.replace("_", " ") + _note(*(arrays[key] for key in styles))
+        label = quantity.replace("_", " ") + _note(*(_measured(key, arrays[key]) for key in styles))
         handles.append(Line2D([], [], color=color, label=label))
     if any(key.startswith(VALIDATION) for key in arrays):
         handles += [

@@ -25,11 +25,14 @@ class Basis:
     shift : (dim,)
         Prior mean, or mean observable; what decodes from zero.
     eigenvalues : (n,), n ≥ rank
-        Spectrum that ranked the vectors, descending.
+        Spectrum that ranked the vectors, descending.  Of an identity, which ranks nothing, the sample variances of
+        its outputs in the order of the outputs.
     kind : str
-        "derivative", "kle" or "pod".
+        "derivative", "kle", "pod" or "identity".
     inner_product : str
         "prior precision" or "noise precision".
+    total_energy : float, optional
+        Sum of the whole spectrum, also of what was not computed; None where it is not known.
     """
 
     decoder: np.ndarray
@@ -38,6 +41,7 @@ class Basis:
     eigenvalues: np.ndarray
     kind: str
     inner_product: str
+    total_energy: float | None = None
 
     def __post_init__(self):
         if self.decoder.shape != self.encoder.shape or self.decoder.shape[0] != self.shift.shape[0]:
@@ -65,6 +69,9 @@ class Basis:
         return self.shift + latent @ self.decoder.T
 
     def energy(self) -> np.ndarray:
-        """Share of the computed spectrum that the first 1, 2, ... vectors hold, (n,)."""
-        total = np.cumsum(self.eigenvalues)
-        return total / total[-1]
+        """Share of the total energy that the first 1, 2, ... vectors hold, (n,); of the computed part if no total.
+
+        The order is that of the vectors: for an identity it ends at 1 as for others, but ranks nothing.
+        """
+        held = np.cumsum(self.eigenvalues)
+        return held / (held[-1] if self.total_energy is None else self.total_energy)

@@ -1,6 +1,6 @@
-"""Output bases: derivative-informed subspace and proper orthogonal decomposition (POD).
+"""Output bases: derivative-informed subspace, proper orthogonal decomposition (POD), no reduction.
 
-Both decoders are Γ⁻¹-orthonormal: one unit of a latent output is one noise standard deviation.
+All decoders are Γ⁻¹-orthonormal: one unit of a latent output is one noise standard deviation.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from hippylib_dino.modeling.data_space import DataSpace
 from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.eigen import NEGLIGIBLE, settle
+from hippylib_dino.reduction.ranks import FIRST_RANK, Rank, checked_rank, rank_of_share
 
 
-def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: NoiseCovariance, *, rank: int) -> Basis:
+def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: NoiseCovariance, *, rank: Rank) -> Basis:
     """Eigenvectors of E[J R⁻¹ Jᵀ] in the Γ⁻¹ inner product.
 
     O'Leary-Roseberry et al., J. Comput. Phys. 496 (2024), section on derivative-informed output subspaces.
@@ -29,8 +30,8 @@ def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: Noi
     covariance : (dQ, dQ)
         Sample mean of J R⁻¹ Jᵀ, the linearised covariance of the observable.
     noise : NoiseCovariance
-    rank : int
-        rQ.
+    rank : int or float
+        rQ, or the share of the spectrum's sum that it is to hold at least.
 
     Raises
     ------
@@ -40,15 +41,15 @@ def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: Noi
     return _eigenbasis(mean, covariance, noise, rank, "derivative")
 
 
-def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: int) -> Basis:
+def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: Rank) -> Basis:
     """Eigenvectors of the sample covariance of q in the Γ⁻¹ inner product; the mean is the shift.
 
     Parameters
     ----------
     observables : (n, dQ)
     noise : NoiseCovariance
-    rank : int
-        rQ.
+    rank : int or float
+        rQ, or the share of the spectrum's sum that it is to hold at least.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: i
         If `rank` is not in 1 .. min(dQ, n - 1).
     """
     n, dim = observables.shape
-    if rank > min(dim, n - 1):
+    if checked_rank("output_rank", rank) > min(dim, n - 1):
         raise RankError(
             f"output_rank: expected 1 .. {min(dim, n - 1)} for the POD of {n} samples of {dim} observables, "
             f"got {rank}. Lower output_rank or raise n_basis_samples."
@@ -67,7 +68,7 @@ def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: i
 
 
 def pod_state_basis(
-    snapshots: Callable[[np.ndarray], np.ndarray], data: DataSpace, *, n_samples: int, rank: int
+    snapshots: Callable[[np.ndarray], np.ndarray], data: DataSpace, *, n_samples: int, rank: Rank
 ) -> Basis:
     """POD of a whole state in its data space, by the method of snapshots: mass-weighted, mean as shift.
 
@@ -81,15 +82,17 @@ def pod_state_basis(
     data : DataSpace
         Of the observable; its precision is the inner product.
     n_samples : int
-    rank : int
-        rQ.
+    rank : int or float
+        rQ, or the share of the spectrum's sum that it is to hold at least.
 
     Raises
     ------
     RankError
         If the samples do not hold `rank` directions.
     """
-    blocks = np.array_split(np.arange(n_samples), -(-n_samples // rank))
+    rank = checked_rank("output_rank", rank)
+    width = FIRST_RANK if isinstance(rank, float) else rank
+    blocks = np.array_split(np.arange(n_samples), -(-n_samples // width))
     mean = sum(snapshots(block).sum(axis=1) for block in blocks) / n_samples
     gram = np.zeros((n_samples, n_samples))
     for i, block in enumerate(blocks):
@@ -100,6 +103,9 @@ def pod_state_basis(
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]
     found = int((values > NEGLIGIBLE * values[0]).sum())
+    spectrum = np.maximum(values, 0.0) / max(n_samples - 1, 1)
+    total = float(spectrum.sum())
+    rank = _by_hand(rank, spectrum, total)
     if rank > found:
         raise RankError(
             f"output_rank: expected 1 .. {found}, the number of independent directions in {n_samples} states, "
@@ -115,26 +121,65 @@ def pod_state_basis(
         decoder=decoder,
         encoder=encoder,
         shift=data.whole(mean),
-        eigenvalues=np.maximum(values, 0.0) / max(n_samples - 1, 1),
+        eigenvalues=spectrum,
         kind="pod",
         inner_product="noise precision",
+        total_energy=total,
     )
 
 
-def _eigenbasis(mean: np.ndarray, covariance: np.ndarray, noise: NoiseCovariance, rank: int, kind: str) -> Basis:
-    dim = mean.shape[0]
-    if not 1 <= rank <= dim:
-        raise RankError(f"output_rank: expected 1 .. {dim}, the number of observables, got {rank}.")
-    # with Γ = L Lᵀ: eigenvectors W of L⁻¹ S L⁻ᵀ give decoder Φ = L W and encoder Γ⁻¹Φ = L⁻ᵀ W
-    whitened = noise.whiten(noise.whiten(covariance).T)
-    values, W = np.linalg.eigh(0.5 * (whitened + whitened.T))
-    decoder = noise.color(W[:, ::-1])
-    decoder, encoder = settle(values[::-1], decoder, noise.solve(decoder), rank)
+def identity_output_basis(observables: np.ndarray, noise: NoiseCovariance) -> Basis:
+    """All observables, whitened by Γ = L Lᵀ: decoder L, encoder L⁻ᵀ, the mean as shift; rank dQ.
+
+    For a diagonal Γ a latent output is one observable in its noise standard deviations; for a dense one the Cholesky
+    factor takes from each observable what the ones before it tell of its noise.  The eigenvalues are the sample
+    variances of the latent outputs, in their order, not sorted.
+
+    Parameters
+    ----------
+    observables : (n, dQ)
+    noise : NoiseCovariance
+    """
+    mean = observables.mean(axis=0)
+    decoder = noise.color(np.eye(noise.dim))
+    encoder = noise.solve(decoder)
+    variances = (((observables - mean) @ encoder) ** 2).sum(axis=0) / max(len(observables) - 1, 1)
     return Basis(
         decoder=decoder,
         encoder=encoder,
         shift=mean,
-        eigenvalues=np.maximum(values[::-1], 0.0),
+        eigenvalues=variances,
+        kind="identity",
+        inner_product="noise precision",
+        total_energy=float(variances.sum()),
+    )
+
+
+def _by_hand(rank: Rank, spectrum: np.ndarray, total: float) -> int:
+    """A rank or the rank of a share, of a spectrum that is whole."""
+    if isinstance(rank, float):
+        return rank_of_share(spectrum, total, rank) or len(spectrum)
+    return rank
+
+
+def _eigenbasis(mean: np.ndarray, covariance: np.ndarray, noise: NoiseCovariance, rank: Rank, kind: str) -> Basis:
+    dim = mean.shape[0]
+    rank = checked_rank("output_rank", rank)
+    if rank > dim:
+        raise RankError(f"output_rank: expected 1 .. {dim}, the number of observables, got {rank}.")
+    # with Γ = L Lᵀ: eigenvectors W of L⁻¹ S L⁻ᵀ give decoder Φ = L W and encoder Γ⁻¹Φ = L⁻ᵀ W
+    whitened = noise.whiten(noise.whiten(covariance).T)
+    values, W = np.linalg.eigh(0.5 * (whitened + whitened.T))
+    spectrum = np.maximum(values[::-1], 0.0)
+    total = float(spectrum.sum())
+    decoder = noise.color(W[:, ::-1])
+    decoder, encoder = settle(values[::-1], decoder, noise.solve(decoder), _by_hand(rank, spectrum, total))
+    return Basis(
+        decoder=decoder,
+        encoder=encoder,
+        shift=mean,
+        eigenvalues=spectrum,
         kind=kind,
         inner_product="noise precision",
+        total_energy=total,
     )

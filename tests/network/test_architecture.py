@@ -1,16 +1,32 @@
-"""Layers that carry tangents, the architecture, and its float64 evaluation."""
+"""Architectures: their Keras models, and their float64 evaluation."""
+
+import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.network import ReducedDense
+from hippylib_dino.network.architecture import ReducedResNet, architecture_from_config
 from hippylib_dino.network.backend import keras
 
+pytestmark = pytest.mark.backends
 
-@pytest.fixture(params=["gelu", "tanh", "softplus", "silu"])
+SCALE = (0.5, 2.0, 1.0, 1.5, 3.0)
+NETWORKS = {
+    **{
+        name: ReducedDense(5, 4, hidden=(7, 6), activation=name, output_scale=3.0)
+        for name in ("gelu", "tanh", "softplus", "silu")
+    },
+    "scaled inputs": ReducedDense(5, 4, hidden=(7,), input_scale=SCALE),
+    "residual": ReducedResNet(5, 4, depth=2, layer_rank=3, input_scale=SCALE, output_scale=3.0),
+}
+
+
+@pytest.fixture(params=NETWORKS)
 def network(request):
-    return ReducedDense(5, 4, hidden=(7, 6), activation=request.param, output_scale=3.0)
+    return NETWORKS[request.param]
 
 
 @pytest.fixture
@@ -20,13 +36,44 @@ def latent(network, rng):
     return network.latent_map([rng.standard_normal(w.shape) * 0.5 for w in model.get_weights()])
 
 
+def test_weights_have_the_shapes_that_are_said(network):
+    assert [w.shape for w in network.keras_model().get_weights()] == network.weight_shapes()
+
+
 def test_config_round_trip(network):
-    assert ReducedDense.from_config(network.get_config()) == network
+    config = json.loads(json.dumps(network.get_config()))
+    assert architecture_from_config(config) == network
+    assert type(network).from_config(config) == network
 
 
-def test_bad_width_is_named():
-    with pytest.raises(InputError, match=r"hidden: expected positive layer widths, got \(8, 0\)"):
-        ReducedDense(2, 2, hidden=(8, 0))
+def test_config_without_a_kind_is_dense():
+    """As files of the first format have it."""
+    network = ReducedDense(3, 2, hidden=(8,))
+    config = network.get_config()
+    del config["kind"]
+    assert architecture_from_config(config) == network
+
+
+def test_unknown_kind_is_named():
+    with pytest.raises(InputError, match=r"architecture: expected one of \[.*'ReducedDense'.*\], got 'Perceiver'"):
+        architecture_from_config({"kind": "Perceiver", "input_rank": 2, "output_rank": 2})
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (ReducedDense, {"hidden": (8, 0)}, r"hidden: expected positive layer widths, got \(8, 0\)"),
+        (ReducedDense, {"activation": "relu"}, "activation: expected one of"),
+        (ReducedDense, {"input_rank": 0}, "input_rank: expected at least 1, got 0"),
+        (ReducedDense, {"output_rank": 0}, "output_rank: expected at least 1, got 0"),
+        (ReducedDense, {"input_scale": (1.0,)}, "input_scale: expected 2 factors, one a latent parameter, got 1"),
+        (ReducedResNet, {"depth": -1}, "depth: expected at least 0, got -1"),
+        (ReducedResNet, {"layer_rank": 0}, r"layer_rank, width: expected positive layer widths, got \(0, 1\)"),
+    ],
+)
+def test_bad_arguments_are_named(kind, arguments, message):
+    with pytest.raises(InputError, match=message):
+        kind(**{"input_rank": 2, "output_rank": 2, **arguments})
 
 
 def test_keras_outputs_equal_the_latent_map(network, rng):
@@ -91,3 +138,61 @@ def test_no_hidden_layer_is_an_affine_map(rng):
     model.set_weights([K, b])
     out = model.predict(x[None], verbose=0)
     np.testing.assert_allclose(out["jacobian"][0], 2.0 * K.T, rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [{"rows": 2}, {"columns": 3}, {"rows": 2, "columns": 3}])
+@pytest.mark.parametrize("sweep", ["auto", "reverse", "forward"])
+def test_part_of_the_jacobian_is_that_part(network, outputs, sweep, rng):
+    """W ∂f Vᵀ, from whichever side the sweep starts."""
+    model = network.keras_model(seed=3, outputs={**outputs, "sweep": sweep})
+    given = {"x": rng.standard_normal((2, 5))}
+    J = network.latent_map(model.get_weights()).jacobian(given["x"])
+    for name, width in (("rows", 4), ("columns", 5)):
+        if name in outputs:
+            given[name] = rng.standard_normal((2, outputs[name], width))
+    expected = given["rows"] @ J if "rows" in outputs else J
+    expected = expected @ given["columns"].swapaxes(1, 2) if "columns" in outputs else expected
+    np.testing.assert_allclose(model(given)["jacobian"], expected, rtol=1e-4, atol=1e-4 * np.abs(J).max())
+
+
+def test_values_alone_need_no_jacobian(network):
+    assert set(network.keras_model(outputs={"jacobian": False}).output) == {"observable"}
+
+
+def _grown_weights(network, weights, depth):
+    """The weights of `network.grown(depth)`: new layers before the last, with what they start with."""
+    fresh = network.grown(depth).keras_model(seed=8).get_weights()
+    last = len(weights) - 2
+    return [*weights[:last], *fresh[last:-2], *weights[last:]]
+
+
+def test_a_grown_network_is_the_same_map(rng):
+    network = dataclasses.replace(NETWORKS["residual"], depth=1)
+    weights = [rng.standard_normal(shape) for shape in network.weight_shapes()]
+    grown = network.grown(3)
+    assert (grown.depth, dataclasses.replace(grown, depth=1)) == (3, network)
+    more = _grown_weights(network, weights, 3)
+    before, after, x = network.latent_map(weights), grown.latent_map(more), rng.standard_normal((4, 5))
+    for old, new in zip(before.value_and_jacobian(x), after.value_and_jacobian(x), strict=True):
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-14 * np.abs(old).max())
+    assert np.abs(more[-6]).max() > 0  # a layer that starts at zero altogether would never learn
+    more[-4] = np.ones_like(more[-4])
+    assert np.abs(grown.latent_map(more).value(x) - before.value(x)).max() > 1e-2
+
+
+def test_a_fitted_network_is_scaled_to_the_data(confusion_dataset):
+    from hippylib_dino.network.formulations import get_formulation
+
+    samples = confusion_dataset.split("train")
+    network = ReducedDense(24, 30)
+    fitted = network.fitted(samples, confusion_dataset, get_formulation("h1"))
+    assert fitted.output_scale == pytest.approx(np.sqrt((samples.y**2).mean()))
+    columns = np.sqrt((samples.reduced_jacobian**2).sum(axis=1).mean(axis=0))
+    scale = np.array(fitted.input_scale)
+    np.testing.assert_allclose(scale / scale[0], columns / columns[0], rtol=1e-10)
+    assert (scale**2).mean() == pytest.approx(1.0)
+    # the eigenvalues of a derivative-informed basis are the same mean squares, of other samples
+    values_alone = np.array(network.fitted(samples, confusion_dataset, get_formulation("l2")).input_scale)
+    np.testing.assert_allclose(values_alone[:4], scale[:4], rtol=0.3)
+    given = dataclasses.replace(network, input_scale=(1.0,) * 24, output_scale=2.0)
+    assert given.fitted(samples, confusion_dataset, get_formulation("h1")) == given

@@ -103,8 +103,15 @@ def test_history_of_the_learning_rate_alone():
 
 
 def test_a_diverged_epoch_is_counted():
-    main = plot_history({"loss": [1.0, 0.5], "val_loss": [np.nan, np.inf]}).axes[0]
+    main = plot_history({"loss": [1.0, np.nan], "val_loss": [1.0, np.inf]}).axes[0]
     assert legend(main)[0] == "loss (2 not shown: ≤ 0 or nan)"
+
+
+def test_epochs_without_validation_are_joined():
+    nan = np.nan
+    main = plot_history({"loss": [1.0, 0.5, 0.3, 0.2], "val_loss": [nan, 0.6, nan, 0.3]}).axes[0]
+    np.testing.assert_array_equal(lines(main)["val_loss"].get_data(), [[2, 4], [0.6, 0.3]])
+    assert legend(main)[0] == "loss"
 
 
 @pytest.fixture

@@ -1,0 +1,272 @@
+"""What derivatives cost in training: sketches, H1 against L2 to the same error, mesh independence, optimizers.
+
+    OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=2 python -m benchmarks.training_speed
+
+Needs the datasets of benchmarks/training_study.py and no FEniCS, but for those at other meshes, which
+`python -m benchmarks.training_speed meshes` generates.  Writes benchmarks/results/training_speed.md.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import typer
+
+import hippylib_dino as hd
+from benchmarks.tables import processor, table
+from benchmarks.training_study import OUTPUT
+from hippylib_dino.network.formulations import H1, SketchedH1
+
+HERE = Path(__file__).parent
+MESHES = (32, 64, 128)
+app = typer.Typer(invoke_without_command=True)
+
+
+class Clock(keras.callbacks.Callback):
+    """Time at the end of each epoch, and on request the held-out errors then, outside of that time."""
+
+    def __init__(self, evaluate=None):
+        super().__init__()
+        self.evaluate, self.times, self.errors, self.outside = evaluate, [], [], 0.0
+
+    def on_train_begin(self, logs=None):
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.perf_counter()
+        self.times.append(now - self.start - self.outside)
+        if self.evaluate is not None:
+            self.errors.append(self.evaluate(self.model.get_weights()))
+            self.outside += time.perf_counter() - now
+
+    def epoch_seconds(self) -> float:
+        """Median, without the first epochs, in which XLA compiles."""
+        return float(np.median(np.diff(self.times[1:])))
+
+
+def trained(dataset: hd.Dataset, formulation, **settings) -> tuple[hd.DINO, Clock]:
+    clock = Clock()
+    dino = hd.train(dataset, formulation, callbacks=[clock], progress=False, **settings)
+    return dino, clock
+
+
+def sketches() -> str:
+    """Full and sketched H1 at ranks (200, 100)."""
+    data = hd.Dataset.open(OUTPUT / "training_hyperelasticity")
+    rows, reference = [], None
+    for name, formulation in (
+        ("l2", "l2"),
+        ("h1", H1()),
+        *((f"h1_sketched, {k} directions", SketchedH1(n_directions=k)) for k in (4, 8, 16)),
+    ):
+        dino, clock = trained(data, formulation, seed=0)
+        errors = dino.evaluate(data)
+        seconds = clock.epoch_seconds()
+        if name == "h1":
+            reference = (errors, seconds)
+        ratios = ["", "", ""]
+        if reference is not None:
+            ratios = [
+                f"{errors['observable'] / reference[0]['observable']:.2f}",
+                f"{errors['jacobian'] / reference[0]['jacobian']:.2f}",
+                f"{seconds / reference[1]:.2f}",
+            ]
+        rows.append(
+            [name, f"{errors['observable']:.3%}", f"{errors['jacobian']:.2%}", f"{1e3 * seconds:.0f} ms", *ratios]
+        )
+        print(rows[-1], flush=True)
+    header = ["formulation", "observable", "full Jacobian", "epoch", "observable / h1", "Jacobian / h1", "epoch / h1"]
+    return "## Sketches: hyperelasticity, ranks (200, 100), N = 1024\n\n" + table(header, rows)
+
+
+def to_same_error() -> str:
+    """Time of every H1 formulation to the value error that L2 training ends with."""
+    data = hd.Dataset.open(OUTPUT / "training_confusion").truncate(100, 50)
+    test = data.split("test", 128)
+    rows = []
+    for n in (64, 256, 1024):
+        goal, limit = None, 0.0
+        for formulation in ("l2", "h1", "h1_truncated", "h1_sketched"):
+            curve = learning_curve(data, formulation, n, test)
+            if goal is None:
+                best = min(range(len(curve)), key=lambda i: curve[i][1])
+                goal, limit = curve[best][1], curve[best][0]
+            reached = next((seconds for seconds, value, _ in curve if value <= goal), np.nan)
+            rows.append([n, formulation, f"{goal:.2%}", f"{reached:.1f} s", f"{reached / limit:.2f}"])
+            print(rows[-1], flush=True)
+    header = ["N", "formulation", "value error to reach", "time to it", "/ l2"]
+    note = "The error is the best that `l2` has on 128 held-out samples; times include compilation."
+    return f"## H1 against L2, time to the same value error: confusion, ranks (100, 50)\n\n{note}\n\n" + table(
+        header, rows
+    )
+
+
+def learning_curve(data: hd.Dataset, formulation, n: int, test, **settings) -> list[tuple[float, float, float]]:
+    """(seconds, value error, reduced Jacobian error) after some epochs; the time of evaluations is not counted."""
+    holder: dict = {}
+
+    def evaluate(weights) -> tuple[float, float]:
+        network = holder["network"]
+        values, jacobians = network.latent_map(weights).value_and_jacobian(test.x)
+        value = ((values - test.y) ** 2).sum(axis=1) / test.observable_energy
+        jacobian = ((jacobians - test.reduced_jacobian) ** 2).sum(axis=(1, 2)) / (test.reduced_jacobian**2).sum(
+            axis=(1, 2)
+        )
+        return float(np.sqrt(value.mean())), float(np.sqrt(jacobian.mean()))
+
+    class Curve(Clock):
+        def on_train_begin(self, logs=None):
+            holder["network"] = self.model.get_layer("network").architecture
+            super().on_train_begin(logs)
+
+    clock = Curve(evaluate)
+    hd.train(data, formulation, n_train=n, callbacks=[clock], progress=False, **settings)
+    return [(seconds, *errors) for seconds, errors in zip(clock.times, clock.errors, strict=True)]
+
+
+@app.command()
+def meshes() -> None:
+    """Datasets of one problem on several meshes (needs FEniCS)."""
+    for mesh_size in MESHES:
+        command = [
+            sys.executable,
+            "-m",
+            "hippylib_dino.cli",
+            "generate",
+            "applications.confusion",
+            str(at_mesh(mesh_size)),
+        ]
+        command += ["--n-samples", "256", "--n-test", "1", "--mesh-size", str(mesh_size), "--resume"]
+        subprocess.run(["mpirun", "-n", "2", *command], check=True)
+
+
+def at_mesh(mesh_size: int) -> Path:
+    return OUTPUT / f"training_confusion_{mesh_size}"
+
+
+@app.command()
+def one_mesh(mesh_size: int) -> None:
+    """Epoch time and peak memory of a training, in a process of its own."""
+    data = hd.Dataset.open(at_mesh(mesh_size))
+    _, clock = trained(data, "h1", epochs=40, seed=0)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"measured {data.input_basis.dim} {clock.epoch_seconds()} {memory}")
+
+
+def mesh_independence() -> str:
+    """The same ranks at three meshes, alternating, three times each."""
+    found: dict[int, list] = {mesh_size: [] for mesh_size in MESHES}
+    for mesh_size in MESHES * 3:
+        command = [sys.executable, "-m", "benchmarks.training_speed", "one-mesh", str(mesh_size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        line = next(line for line in done.stdout.splitlines() if line.startswith("measured"))
+        found[mesh_size].append([float(v) for v in line.split()[1:]])
+    medians = {mesh_size: np.median(values, axis=0) for mesh_size, values in found.items()}
+    first = medians[MESHES[0]]
+    rows = [
+        [f"{n} x {n}", int(dim), f"{1e3 * t:.0f} ms", f"{t / first[1]:.2f}", f"{m:.0f} MiB", f"{m / first[2]:.2f}"]
+        for n, (dim, t, m) in medians.items()
+    ]
+    print(rows, flush=True)
+    header = ["mesh", "dM", "epoch", "/ 32", "peak memory", "/ 32"]
+    return "## Mesh independence: confusion, N = 256, ranks (100, 50), medians of 3 runs\n\n" + table(header, rows)
+
+
+def optimizers() -> str:
+    """First-order optimizers, and L-BFGS as a finish, in the same time."""
+    data = hd.Dataset.open(OUTPUT / "training_confusion").truncate(100, 50)
+    rows = []
+    for n in (64, 256):
+        epochs = 1600 // max(4, n // 32)
+        runs: list[tuple[str, hd.DINO, float]] = []
+        for name, share, settings in (
+            ("muon", 1.0, {}),
+            ("muon, half the epochs", 0.5, {}),
+            ("adam", 1.0, {"optimizer": "adam"}),
+            ("adam, 5e-3", 1.0, {"optimizer": "adam", "learning_rate": 5e-3}),
+            ("adamw", 1.0, {"optimizer": "adamw"}),
+        ):
+            dino, clock = trained(data, "h1", n_train=n, epochs=int(share * epochs), seed=0, **settings)
+            runs.append((name, dino, clock.times[-1]))
+        whole, half = runs[0], runs[1]
+        finished, seconds, evaluations = lbfgs_finish(half[1], data, n, whole[2] - half[2])
+        runs.append((f"muon, half the epochs, then L-BFGS ({evaluations} evaluations)", finished, half[2] + seconds))
+        for name, dino, seconds in runs:
+            errors = dino.evaluate(data)
+            rows.append([n, name, f"{seconds:.0f} s", f"{errors['observable']:.3%}", f"{errors['jacobian']:.2%}"])
+            print(rows[-1], flush=True)
+    header = ["N", "optimizer", "time", "observable", "full Jacobian"]
+    return "## Optimizers: confusion, `h1`, ranks (100, 50)\n\n" + table(header, rows)
+
+
+def lbfgs_finish(dino: hd.DINO, data: hd.Dataset, n: int, budget: float) -> tuple[hd.DINO, float, int]:
+    """SciPy's L-BFGS on the whole training set from a DINO's weights, for `budget` seconds (TensorFlow backend)."""
+    import scipy.optimize
+    import tensorflow as tf
+
+    samples = data.split("train", n)
+    x, y, J = (tf.constant(a, tf.float32) for a in (samples.x, samples.y, samples.reduced_jacobian))
+    wy, wJ = (tf.constant(1 / e / n, tf.float32) for e in (samples.observable_energy, samples.jacobian_energy))
+    model = dino.keras_model()
+    variables = model.trainable_variables
+
+    @tf.function(jit_compile=True)
+    def loss_and_gradient():
+        with tf.GradientTape() as tape:
+            out = model(x)
+            value = tf.reduce_sum(wy * tf.reduce_sum((out["observable"] - y) ** 2, 1))
+            loss = value + tf.reduce_sum(wJ * tf.reduce_sum((out["jacobian"] - J) ** 2, (1, 2)))
+        return loss, tape.gradient(loss, variables)
+
+    splits = np.cumsum([int(np.prod(v.shape)) for v in variables])[:-1]
+    count = 0
+
+    def function(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal count
+        count += 1
+        for variable, part in zip(variables, np.split(flat, splits), strict=True):
+            variable.assign(part.reshape(variable.shape).astype("float32"))
+        loss, gradient = loss_and_gradient()
+        return 1e4 * float(loss), 1e4 * np.concatenate([g.numpy().ravel() for g in gradient]).astype(float)
+
+    flat = np.concatenate([v.numpy().ravel() for v in variables]).astype(float)
+    function(flat)  # compiles
+    start = time.perf_counter()
+    result = {"x": flat}
+
+    def stop(x: np.ndarray) -> None:
+        result["x"] = x.copy()
+        if time.perf_counter() - start > budget:
+            raise StopIteration
+
+    scipy.optimize.minimize(
+        function,
+        flat,
+        jac=True,
+        method="L-BFGS-B",
+        callback=stop,
+        options={"maxiter": 10**6, "maxfun": 10**6, "maxcor": 30},
+    )
+    function(result["x"])
+    return replace(dino, weights=[v.numpy() for v in variables]), time.perf_counter() - start, count - 2
+
+
+@app.callback()
+def main(context: typer.Context, output: Path = HERE / "results" / "training_speed.md") -> None:
+    """All measurements."""
+    if context.invoked_subcommand is not None:
+        return
+    sections = [measure() for measure in (sketches, to_same_error, mesh_independence, optimizers)]
+    heading = f"# Speed of training\n\nMachine: {processor()}. Commands: see `benchmarks/training_speed.py`."
+    output.write_text("\n\n".join([heading, *sections]) + "\n")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,251 @@
+"""Ensembles: the mean of several trained networks, and a spread that tells how far to trust it.
+
+Members differ in initial weights and shuffling: Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive
+uncertainty estimation using deep ensembles", NeurIPS 30 (2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from hippylib_dino.data.dataset import Dataset, Samples
+from hippylib_dino.errors import InputError, TrainingError
+from hippylib_dino.network.architecture import Architecture, architecture_from_config
+from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.formulations import Formulation
+from hippylib_dino.network.latent_map import LatentMap
+
+
+class EnsembleMap(LatentMap):
+    """Mean of the members: value and derivatives.
+
+    Parameters
+    ----------
+    members : sequence of LatentMap
+        Two or more.
+    spread_scale : float
+        Factor of the members' standard deviation.
+    """
+
+    def __init__(self, members: Sequence[LatentMap], spread_scale: float):
+        self.members, self.spread_scale = tuple(members), spread_scale
+        self.input_rank, self.output_rank = self.members[0].input_rank, self.members[0].output_rank
+
+    def value(self, x: np.ndarray) -> np.ndarray:
+        return _mean([f.value(x) for f in self.members])
+
+    def value_and_jacobian(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, jacobian = self.members[0].value_and_jacobian(x)
+        for f in self.members[1:]:  # one after the other: Jacobians of a batch are large
+            other, other_jacobian = f.value_and_jacobian(x)
+            value, jacobian = value + other, jacobian + other_jacobian
+        return value / len(self.members), jacobian / len(self.members)
+
+    def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return _mean([f.jvp(x, direction) for f in self.members])
+
+    def vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return _mean([f.vjp(x, weights) for f in self.members])
+
+    def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return _mean([f.hessian_action(x, weights, direction) for f in self.members])
+
+    def spread(self, x: np.ndarray) -> np.ndarray:
+        """Predicted standard deviation of the error of each latent observable, (..., rQ), like those of the noise."""
+        return self.spread_scale * np.std([f.value(x) for f in self.members], axis=0, ddof=1)
+
+
+def _mean(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.mean(arrays, axis=0)
+
+
+@dataclass(frozen=True)
+class Ensemble(Architecture):
+    """Mean of members of one architecture; weights are theirs, one member after the other.
+
+    Parameters
+    ----------
+    input_rank, output_rank : int
+        rM and rQ.
+    member : Architecture
+    n_members : int
+        At least 2.
+    spread_scale : float
+        What makes the standard deviation of the members a prediction of the error of their mean.
+
+    Raises
+    ------
+    InputError
+        For fewer than two members, a scale that is not positive, or members of other ranks.
+    """
+
+    member: Architecture
+    n_members: int
+    spread_scale: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_count(self.n_members)
+        if not 0 < self.spread_scale < np.inf:
+            raise InputError(f"spread_scale: expected a finite number > 0, got {self.spread_scale}.")
+        ranks = (self.member.input_rank, self.member.output_rank)
+        if ranks != (self.input_rank, self.output_rank):
+            raise InputError(f"member: expected ranks {(self.input_rank, self.output_rank)}, got {ranks}.")
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "member": self.member.get_config()}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Ensemble:
+        values = {name: value for name, value in config.items() if name != "kind"}
+        return cls(**{**values, "member": architecture_from_config(config["member"])})
+
+    def weight_shapes(self) -> list[tuple[int, ...]]:
+        return self.member.weight_shapes() * self.n_members
+
+    def latent_map(self, weights: list[np.ndarray]) -> EnsembleMap:
+        n = len(self.member.weight_shapes())
+        shares = [weights[first : first + n] for first in range(0, n * self.n_members, n)]
+        return EnsembleMap([self.member.latent_map(share) for share in shares], self.spread_scale)
+
+
+def _check_count(n_members: int) -> None:
+    if n_members < 2:
+        raise InputError(f"n_members: expected at least 2, got {n_members}; for one network use hd.train.")
+
+
+def train_ensemble(
+    dataset: Dataset,
+    formulation: str | Formulation = "h1",
+    n_members: int = 4,
+    *,
+    seed: int = 0,
+    log: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> DINO:
+    """Train members with seeds `seed`, `seed` + 1, ... and take their mean; see `ensemble_of`.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    formulation : str or Formulation
+        See `hd.train`.
+    n_members : int
+    seed : int
+        Of the first member.
+    log : path, optional
+        Folder, with a folder ``member-0``, ... for each; see `hd.train`.
+    progress : bool
+    **options
+        As `hd.train` takes them.
+
+    Returns
+    -------
+    DINO
+        ``dino.latent_map.spread(x)`` predicts the standard deviation of its error.
+
+    Raises
+    ------
+    InputError
+        For fewer than two members, or where `hd.train` raises it.
+    TrainingError
+        If a training diverged, or the members agree exactly, which says nothing of their error.
+
+    Examples
+    --------
+    ::
+
+        dino = hd.train_ensemble(dataset, "h1", n_members=4, n_train=1024)
+        print(hd.calibration(dino, dataset).coverage)
+    """
+    from hippylib_dino.network.training import train  # which needs Keras
+
+    _check_count(n_members)
+    optimizer = options.get("optimizer")
+    members = []
+    for k in tqdm(range(n_members), desc="ensemble", unit="member", disable=not progress):
+        if optimizer is not None and not isinstance(optimizer, str):  # an instance serves one model
+            options["optimizer"] = optimizer.from_config(optimizer.get_config())
+        folder = None if log is None else Path(log) / f"member-{k}"
+        members.append(train(dataset, formulation, seed=seed + k, log=folder, progress=progress, **options))
+    return ensemble_of(members, dataset)
+
+
+def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
+    """The ensemble of trained DINOs, its spread calibrated on all validation samples.
+
+    One factor for all outputs makes the squared errors ‖y - f(x)‖²/‖spread(x)‖² one in the mean.  Norms over the
+    outputs, and no mean of ratios by output: of few members these have no mean.
+
+    Parameters
+    ----------
+    members : sequence of DINO
+        Of one architecture, in the bases of the dataset; two or more.
+    dataset : Dataset
+        With validation samples.
+
+    Returns
+    -------
+    DINO
+
+    Raises
+    ------
+    InputError
+        For fewer than two members, different architectures or bases, or a dataset without validation samples.
+    TrainingError
+        If the members agree exactly.
+    """
+    _check_count(len(members))
+    first = members[0]
+    if any(member.architecture != first.architecture for member in members):
+        raise InputError("members: expected one architecture, with the same scales of inputs and outputs, got several.")
+    for member in members:
+        check_bases(member, dataset)
+    architecture = Ensemble(
+        first.architecture.input_rank, first.architecture.output_rank, first.architecture, len(members)
+    )
+    weights = [w for member in members for w in member.weights]
+    held_out = dataset.split("validation")
+    if len(held_out) == 0:
+        raise InputError("dataset: has no validation samples to calibrate the spread on; generate with n_validation.")
+    settings = {k: v for k, v in first.training.items() if k not in ("seed", "history", "epochs", "best_epoch")}
+    return DINO(
+        architecture=replace(architecture, spread_scale=spread_ratio(architecture.latent_map(weights), held_out)),
+        weights=weights,
+        input_basis=first.input_basis,
+        output_basis=first.output_basis,
+        fingerprint=first.fingerprint,
+        training={**settings, "members": [member.training for member in members]},
+    )
+
+
+def spread_ratio(ensemble: EnsembleMap, samples: Samples) -> float:
+    """Root of the mean of ‖y - f(x)‖²/‖spread(x)‖², 1 of a calibrated ensemble.
+
+    Raises
+    ------
+    TrainingError
+        If the members agree exactly at some sample.
+    """
+    predicted = (ensemble.spread(samples.x) ** 2).sum(axis=-1)
+    if not (predicted > 0).all():
+        raise TrainingError(
+            "members: agree exactly at some samples, so that their spread says nothing of the error. "
+            "Train them with different seeds."
+        )
+    return float(np.sqrt((((samples.y - ensemble.value(samples.x)) ** 2).sum(axis=-1) / predicted).mean()))
+
+
+def check_bases(dino: DINO, dataset: Dataset) -> None:
+    """Raise `InputError` unless the DINO's latent coordinates are the dataset's."""
+    for name in ("input_basis", "output_basis"):
+        own, other = getattr(dino, name).decoder, getattr(dataset, name).decoder
+        if own.shape != other.shape or not np.allclose(own, other, rtol=0, atol=1e-8 * np.abs(other).max()):
+            raise InputError(f"dataset: its {name} is not that of the DINO; latent samples differ.")

@@ -1,0 +1,83 @@
+"""Residual networks that get their layers one by one, as long as each one pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.errors import InputError
+from hippylib_dino.network.architecture import ReducedResNet
+from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.formulations import Formulation
+from hippylib_dino.network.training import train
+
+
+def train_growing(
+    dataset: Dataset,
+    formulation: str | Formulation = "h1",
+    *,
+    architecture: ReducedResNet,
+    epochs: int,
+    tolerance: float = 0.02,
+    seed: int = 0,
+    **keywords,
+) -> DINO:
+    """Train a residual network with one layer, then with one more, and so on, each time from the weights that it has.
+
+    O'Leary-Roseberry, Du, Chaudhuri, Martins, Willcox, Ghattas, Comput. Methods Appl. Mech. Engrg. 402 (2022), section
+    on adaptive construction.  A new layer starts as the identity.
+
+    Parameters
+    ----------
+    dataset, formulation
+        See `hd.train`.
+    architecture : ReducedResNet
+        With the largest depth.
+    epochs : int
+        For each depth.
+    tolerance : float
+        Stop at the depth that lowers the validation loss by less than this share of it.
+    seed : int
+    keywords
+        Of `hd.train`.
+
+    Returns
+    -------
+    DINO
+        Of the depth with the least validation loss; its history is that of all depths.
+
+    Raises
+    ------
+    InputError
+        If the architecture is not a `ReducedResNet` with at least one layer.
+    """
+    if not isinstance(architecture, ReducedResNet) or architecture.depth < 1:
+        raise InputError(f"architecture: expected a ReducedResNet with depth of at least 1, got {architecture}.")
+    best = train(dataset, formulation, architecture=architecture.grown(1), epochs=epochs, seed=seed, **keywords)
+    history = {key: list(values) for key, values in best.training["history"].items()}
+    for depth in range(2, architecture.depth + 1):
+        start = _grown(best, depth, seed)
+        deeper = train(dataset, formulation, epochs=epochs, start=start, seed=seed, **keywords)
+        for key, values in deeper.training["history"].items():
+            history[key].extend(values)
+        pays = _loss(deeper) <= (1 - tolerance) * _loss(best)
+        best = min(best, deeper, key=_loss)
+        if not pays:
+            break
+    best.training.update(history=history, epochs=len(history["loss"]))
+    return best
+
+
+def _grown(dino: DINO, depth: int, seed: int) -> DINO:
+    """The same map by a network with more layers."""
+    if not isinstance(dino.architecture, ReducedResNet):
+        raise InputError(f"dino: expected a ReducedResNet, got {dino.architecture}.")
+    network = dino.architecture.grown(depth)
+    fresh, kept = network.keras_model(seed, {"jacobian": False}).get_weights(), dino.weights[:-2]
+    return replace(dino, architecture=network, weights=[*kept, *fresh[len(kept) : -2], *dino.weights[-2:]])
+
+
+def _loss(dino: DINO) -> float:
+    return float(np.nanmin(dino.training["history"]["val_loss"]))
