@@ -34,6 +34,7 @@ _HOME = {
     "taylor_expansion": "surrogate",
     "train": "network",
     "train_ensemble": "network",
+    "train_growing": "network",
 }
 _SUBPACKAGES = ("data", "errors", "modeling", "network", "plotting", "reduction", "surrogate")
 

@@ -1,4 +1,6 @@
-"""The neural operator: layers that carry tangents, training, the trained DINO."""
+"""The neural operator: blocks with both derivative sweeps, training, the trained DINO."""
+
+import importlib
 
 from hippylib_dino.network.architecture import ReducedDense, ReducedResNet
 from hippylib_dino.network.baselines import kernel_regression, linear_model
@@ -20,8 +22,8 @@ __all__ = [
     "LatentMap",
     "Polynomial",
     "ReducedDense",
-    "StockNetwork",
     "ReducedResNet",
+    "StockNetwork",
     "calibration",
     "ensemble_of",
     "kernel_regression",
@@ -30,21 +32,13 @@ __all__ = [
     "search",
     "train",
     "train_ensemble",
+    "train_growing",
 ]
 
 
 def __getattr__(name: str):
     """Training needs Keras, a report Matplotlib; loading and evaluating a DINO does not."""
-    if name == "report":
-        from hippylib_dino.network.reporting import report
-
-        return report
-    if name == "search":
-        from hippylib_dino.network.searching import search
-
-        return search
-    if name == "train":
-        from hippylib_dino.network.training import train
-
-        return train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = {"report": "reporting", "search": "searching", "train": "training", "train_growing": "growing"}
+    if name not in home:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home[name]}"), name)
