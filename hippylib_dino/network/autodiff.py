@@ -47,7 +47,7 @@ def pull(function: Function, x, rows=None):
         tape.watch(x)
         y = function(x)
         target = y if rows is None else tf.einsum("nkq,nq->nk", tf.cast(rows, y.dtype), y)
-    return y, tape.batch_jacobian(target, x)
+    return y, tape.batch_jacobian(target, x, unconnected_gradients="zero")
 
 
 def push(function: Function, x, columns=None):
@@ -80,9 +80,9 @@ def push(function: Function, x, columns=None):
             y = function(points)
         u = tf.zeros_like(y)
         outer.watch(u)
-        swept = inner.gradient(y, points, output_gradients=u)
+        swept = inner.gradient(y, points, output_gradients=u, unconnected_gradients="zero")
         target = tf.reduce_sum(swept * tangents)
-    along = outer.gradient(target, u)
+    along = outer.gradient(target, u, unconnected_gradients="zero")
     shape = (-1, k, y.shape[1])
     return tf.reshape(y, shape)[:, 0], tf.transpose(tf.reshape(along, shape), (0, 2, 1))
 
@@ -96,7 +96,7 @@ def _each(directions, like, n: int):
 
 
 def compiled(function: Callable) -> Callable[..., list[np.ndarray]]:
-    """A compiled function of float64 arrays, that gives NumPy arrays; compiled once for each shape of its arguments."""
+    """A compiled function of float64 arrays, that gives NumPy arrays; compiled for each shape of its arguments."""
     if _backend() == "jax":
         import jax
 

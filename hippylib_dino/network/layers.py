@@ -7,6 +7,7 @@ backend are Keras's own, and no gradient tape is nested.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,8 @@ class NetworkLayer(keras.layers.Layer):
     seed : int
         Of the Glorot-uniform kernels.
     """
+
+    architecture: Any  # of another kind in subclasses
 
     def __init__(self, architecture: BlockArchitecture, outputs: Outputs, seed: int = 0, **kwargs):
         super().__init__(**kwargs)

@@ -19,13 +19,16 @@ class StockNetwork(TrainableArchitecture):
 
     Derivatives are the backend's own (TensorFlow or JAX), in training and evaluation, so that layers need to give
     values alone.  They have to be smooth, since Newton Hessians take second derivatives; those that draw random
-    numbers (Dropout) or keep a state (BatchNormalization) are refused.  Layers of your own need
+    numbers (Dropout) or keep a state (BatchNormalization) are refused, and those whose derivatives differ from central
+    differences, as TensorFlow's second one of LayerNormalization does.  Layers of your own need
     ``@keras.saving.register_keras_serializable()`` and `get_config`, and have to be imported before a saved DINO with
     them is evaluated.
 
-    Evaluation needs Keras, and compiles the model in float64 at its first call (about a second).  On one core a call
-    costs COSTS, with the ReducedDense of the same shape in brackets.  Where
-    `ReducedDense` or `ReducedResNet` will do, they are the faster ones in MAP and MCMC loops.
+    Evaluation needs Keras, and compiles the model in float64 at the first call of each kind (0.1 to 1 s).  For three
+    layers of 192 and ranks 200 and 50, on one core, a value costs 0.4 ms by TensorFlow and 0.09 ms by JAX (0.05 ms by
+    `ReducedDense`), value and Jacobian 0.7 ms by both (0.4 ms), a Hessian action 0.5 and 0.3 ms (0.15 ms).
+    On JAX, Keras computes some functions in float32 whatever their dtype (tanh, LayerNormalization), with a noise
+    of 1e-7 in values; TensorFlow keeps float64.
 
     Made by `StockNetwork.from_keras`.
 
@@ -45,9 +48,10 @@ class StockNetwork(TrainableArchitecture):
     Examples
     --------
     >>> from hippylib_dino.network.backend import keras
-    >>> layers = [keras.Input((20,)), keras.layers.Dense(64, "silu"), keras.layers.LayerNormalization()]
-    >>> model = keras.Sequential([*layers, keras.layers.Dense(10)])
-    >>> network = StockNetwork.from_keras(model)
+    >>> x = keras.Input((20,))
+    >>> z = keras.layers.Dense(64, "silu")(x)
+    >>> z = keras.layers.Add()([z, keras.layers.Dense(64, "tanh")(z)])
+    >>> network = StockNetwork.from_keras(keras.Model(x, keras.layers.Dense(10)(z)))
     >>> network.input_rank, network.output_rank
     (20, 10)
 
@@ -85,12 +89,11 @@ class StockNetwork(TrainableArchitecture):
         ------
         InputError
             If it is not built, has other inputs or outputs, cannot be rebuilt from its configuration, is not smooth,
-            draws random numbers, or keeps a state.
+            draws random numbers, keeps a state, or has derivatives that the backend gets wrong.
         """
-        from hippylib_dino.network.stock_layers import describe
+        from hippylib_dino.network.stock_layers import network_of
 
-        ranks, config, shapes = describe(model)
-        return cls(*ranks, config, shapes)
+        return network_of(model)
 
     def weight_shapes(self) -> list[tuple[int, ...]]:
         return list(self.shapes)

@@ -28,8 +28,8 @@ ROUGH = frozenset(
 )
 
 
-def describe(model) -> tuple[tuple[int, int], str, tuple[tuple[int, ...], ...]]:
-    """Ranks, JSON configuration and weight shapes of a Keras model, checked; see `StockNetwork.from_keras`."""
+def network_of(model) -> StockNetwork:
+    """The architecture of a Keras model, checked; see `StockNetwork.from_keras`."""
     ranks = _ranks(model)
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
@@ -49,7 +49,9 @@ def describe(model) -> tuple[tuple[int, int], str, tuple[tuple[int, ...], ...]]:
         )
     again.set_weights(model.get_weights())
     _check_repeatable(again, ranks[0])
-    return ranks, text, shapes
+    network = StockNetwork(*ranks, text, shapes)
+    _check_derivatives(network, again.get_weights())
+    return network
 
 
 def _ranks(model) -> tuple[int, int]:
@@ -142,11 +144,29 @@ def _check_repeatable(model, n_in: int) -> None:
     if changed:
         raise InputError(
             f"model: expected layers without random numbers and without a state, but a call in training changes "
-            f"{changed}. Leave out layers such as Dropout, GaussianNoise and BatchNormalization; LayerNormalization "
-            "keeps no state."
+            f"{changed}. Leave out layers such as Dropout, GaussianNoise and BatchNormalization."
         )
     if not np.allclose(to_numpy(trained), to_numpy(model(x, training=False)), rtol=1e-4, atol=1e-5):
         raise InputError("model: expected the same values in training and evaluation, got others.")
+
+
+def _check_derivatives(network: StockNetwork, weights: list[np.ndarray]) -> None:
+    """Jacobian and Hessian against central differences: backends have layers whose second derivatives are wrong."""
+    latent, rng, h = KerasMap(network, weights), np.random.default_rng(0), 1e-3
+    x, v = rng.standard_normal((2, network.input_rank))
+    w = rng.standard_normal(network.output_rank)
+    slope = (latent.value(x + h * v) - latent.value(x - h * v)) / (2 * h)
+    bent = (latent.vjp(x + h * v, w) - latent.vjp(x - h * v, w)) / (2 * h)
+    floor = 1e-4 * np.linalg.norm(latent.vjp(x, w))
+    checks = (("Jacobian", latent.jvp(x, v), slope), ("Hessian", latent.hessian_action(x, w, v), bent))
+    for name, found, expected in checks:
+        error, size = np.linalg.norm(found - expected), max(np.linalg.norm(expected), floor)
+        if not error <= 1e-2 * size:
+            raise InputError(
+                f"model: its {name} by {keras.backend.backend()} differs from central differences by "
+                f"{error / size:.1e}; a layer is not smooth, or the backend's derivative of it is wrong (as the second "
+                "one of LayerNormalization is in TensorFlow). Leave that layer out, or write it in keras.ops."
+            )
 
 
 @keras.saving.register_keras_serializable(package="hippylib_dino")

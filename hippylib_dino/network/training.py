@@ -20,7 +20,7 @@ from hippylib_dino.network.formulations import Formulation, JacobianFormulation,
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import get_optimizer
 
-STEPS, FEWEST, STEPS_A_SAMPLE = 2000, 400, 8  # of the optimizer, where `epochs` is left open
+STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs` is left open
 VALIDATIONS = 50  # at most, in one training
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -67,7 +67,7 @@ def train(
     n_validation : int, optional
         First validation samples to use; default a quarter of the training samples, at least 16, as far as there are.
     epochs : int, optional
-        Default what makes 8 steps of the optimizer for each sample, at least 400 and at most 2000 in all: more of them
+        Default what makes 8 steps of the optimizer for each sample, at least 400 and at most 1000 in all: more of them
         only fit a small set closer.
     batch_size : int
         At most a quarter of the training samples is taken.
