@@ -98,6 +98,7 @@ class Dataset:
         self.path = path
         self.attributes = dict(group.attrs)
         self._ranks: tuple[int, int] | None = None  # of a truncated view
+        self._status: np.ndarray | None = None  # once nothing is pending
 
     @classmethod
     def open(cls, path: str | Path) -> Dataset:
@@ -218,10 +219,16 @@ class Dataset:
     @property
     def status(self) -> np.ndarray:
         """(N,): 0 pending, 1 done, 2 failed."""
-        try:
-            return self._array("status")[: self.plan.n_total]
-        except Exception as error:
-            raise DatasetError(f"{self.path}: the array 'status' is damaged ({error}). {_REPAIR}") from error
+        n = self.plan.n_total
+        if self._status is None or len(self._status) != n:
+            try:
+                status = self._array("status")[:n]
+            except Exception as error:
+                raise DatasetError(f"{self.path}: the array 'status' is damaged ({error}). {_REPAIR}") from error
+            if self.attributes["finished"] != n:  # may still change
+                return status
+            self._status = status  # a chunk a sample: slow to read
+        return self._status.copy()
 
     @property
     def has_bases(self) -> bool:

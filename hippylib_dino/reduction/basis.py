@@ -28,9 +28,9 @@ class Basis:
         Spectrum that ranked the vectors, descending.  Of an identity, which ranks nothing, the sample variances of
         its outputs in the order of the outputs.
     kind : str
-        "derivative", "kle", "pod" or "identity".
+        "derivative", "kle", "pod" or "identity"; "learned" is the first layer of a network on full dimensions.
     inner_product : str
-        "prior precision" or "noise precision".
+        "prior precision" or "noise precision"; "Euclidean" of a learned one.
     total_energy : float, optional
         Sum of the whole spectrum, also of what was not computed; None where it is not known.
     """
