@@ -121,7 +121,7 @@ def train(
     output_rank: Annotated[str | None, typer.Option(help="The same.")] = None,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers.")] = "192,192,192",
     activation: Annotated[str, typer.Option(help="gelu, tanh, softplus or silu.")] = "gelu",
-    epochs: Annotated[int | None, typer.Option(help="Default what makes about 3000 steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default by the number of samples.")] = None,
     batch_size: int = 32,
     optimizer: Annotated[str, typer.Option(help="muon, adam or adamw.")] = "muon",
     learning_rate: Annotated[float | None, typer.Option(help="Peak; default what suits the optimizer.")] = None,

@@ -25,7 +25,7 @@ def main(
     mesh_size: Annotated[int, typer.Option(help="Cells a side of the unit square.")] = 64,
     n_samples: Annotated[int, typer.Option(help="Training samples.")] = 128,
     input_rank: int = 100,
-    epochs: int = 200,
+    epochs: int | None = None,
     seed: int = 0,
     generate_only: Annotated[bool, typer.Option(help="Stop when the data are there.")] = False,
 ) -> None:
@@ -52,7 +52,7 @@ def main(
         "mesh_size": mesh_size,
         "n_train": n_samples,
         "input_rank": input_rank,
-        "epochs": epochs,
+        "epochs": dino.training["epochs"],
         "seed": seed,
     }
     numbers = {**comparison.numbers, "errors": dino.evaluate(dataset), "seconds": seconds, "settings": settings}

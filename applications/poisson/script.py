@@ -40,7 +40,9 @@ def build(comm: MPI.Comm, mesh_size: int = 32) -> hd.JacobianModel:
     return hd.JacobianModel(pde, prior, misfit)  # instead of hp.Model(pde, prior, misfit)
 
 
-def main(output: Path = Path("poisson-output"), mesh_size: int = 32, n_samples: int = 256, epochs: int = 200) -> None:
+def main(
+    output: Path = Path("poisson-output"), mesh_size: int = 32, n_samples: int = 256, epochs: int | None = None
+) -> None:
     """Generate, train, solve for the MAP point with PDE and surrogate."""
     dl.set_log_level(dl.LogLevel.ERROR)
     model = build(hd.sample_communicator(), mesh_size)
