@@ -171,7 +171,10 @@ def with_scales(network: Any, samples: Samples, dataset: Dataset, formulation: F
     """An architecture that has `input_scale` and `output_scale`, with those that the data give where they are None."""
     if network.input_scale is None:
         trained_on = isinstance(formulation, JacobianFormulation)
-        jacobians = dataset.jacobians(samples.index[:SOME]) if trained_on else None
+        jacobians = None
+        if trained_on:  # streamed ones are not in memory
+            kept = samples.reduced_jacobian[:SOME]
+            jacobians = kept if len(kept) else dataset.jacobians(samples.index[:SOME])
         network = replace(network, input_scale=importance(dataset.input_basis, jacobians))
     if network.output_scale is None:
         network = replace(network, output_scale=float(np.sqrt((samples.y**2).mean())))
