@@ -48,7 +48,7 @@ FORMULATIONS = ("l2", "h1", "h1_truncated", "h1_sketched")
 # other networks: all latent inputs of one scale, as in the paper; residual; on full dimensions, the paper's control
 # (one seed, two sizes)
 OTHERS = ("l2 unscaled", "h1 unscaled", "resnet h1", "full-dimensional l2")
-BASELINES = ("mean Jacobian", "Taylor 1", "Taylor 2", "kernel rbf", "kernel quadratic")
+BASELINES = ("mean Jacobian", "Taylor 1", "Taylor 2", "kernel rbf", "kernel polynomial")
 METRICS = {
     "observable": "observable",
     "jacobian": "full Jacobian",

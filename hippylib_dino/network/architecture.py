@@ -240,7 +240,7 @@ class ReducedResNet(BlockArchitecture):
     The family of O'Leary-Roseberry, Du, Chaudhuri, Martins, Willcox, Ghattas, "Learning high-dimensional parametric
     maps via reduced basis adaptive residual networks", Comput. Methods Appl. Mech. Engrg. 402 (2022), arXiv
     2112.07096.  A new layer starts at zero, so that it does not change the map: layers may be added one by one while
-    training goes on (``hd.train(..., grow=True)``).
+    training goes on (`hd.train_growing`).
 
     Parameters
     ----------
@@ -268,10 +268,10 @@ class ReducedResNet(BlockArchitecture):
         super().__post_init__()
         if self.depth < 0:
             raise InputError(f"depth: expected at least 0, got {self.depth}.")
-        _check_widths("layer_rank, width", (self.layer_rank, self.width or 1))
+        _check_widths("layer_rank, width", (self.layer_rank, 1 if self.width is None else self.width))
 
     def hidden_blocks(self) -> Sequence[Block]:
-        width = self.width or max(self.input_rank, self.output_rank)
+        width = max(self.input_rank, self.output_rank) if self.width is None else self.width
         layer = chain(
             [Dense(width, self.layer_rank), Activate(self.activation), Dense(self.layer_rank, width, initial="zeros")]
         )
@@ -279,5 +279,5 @@ class ReducedResNet(BlockArchitecture):
         return [Dense(self.input_rank, width), *residuals, Dense(width, self.output_rank)]
 
     def grown(self, depth: int) -> ReducedResNet:
-        """The same with `depth` layers; the weights of the first ones are shared, in place."""
+        """The same with `depth` layers."""
         return replace(self, depth=depth)

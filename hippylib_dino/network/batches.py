@@ -26,8 +26,8 @@ class Batches(keras.utils.PyDataset):
         What the network takes; latent parameters for most.
     formulation : Formulation
     batch_size : int
-        At most the number of samples.  What does not fill a last batch is left out of this epoch, since XLA would
-        compile once more for it.
+        At most the number of samples.  What does not fill a last batch is left out of this epoch of a training, since
+        XLA would compile once more for it.
     seed : int, optional
         Of shuffling and random directions; None keeps the order, and the directions of epoch 0: for validation.
     read : callable, optional
@@ -68,7 +68,8 @@ class Batches(keras.utils.PyDataset):
         return order
 
     def __len__(self) -> int:
-        return len(self._order) // self.batch_size
+        n = len(self._order)
+        return n // self.batch_size if self.seed is not None else -(-n // self.batch_size)
 
     def __getitem__(self, i: int):
         pick = self._order[i * self.batch_size : (i + 1) * self.batch_size]

@@ -111,6 +111,15 @@ class Recorder(keras.callbacks.Callback):
             values += [float("nan")] * (epoch + 1 - len(values))
 
 
+class HistoryTable(keras.callbacks.CSVLogger):
+    """Keras's CSV file, which after a resume keeps the columns that it has."""
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if self.append and not self.append_header:
+            self.keys = Path(self.filename).read_text().splitlines()[0].split(self.sep)[1:]
+
+
 class Checkpoint(keras.callbacks.Callback):
     """All that a training needs to go on after a kill, in one file that is always whole.
 

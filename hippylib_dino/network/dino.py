@@ -126,15 +126,9 @@ class DINO:
         samples = dataset.split(part)
         if len(samples) == 0:
             raise InputError(f"part: the dataset has no {part} samples; generate with n_{part} of at least 1.")
-        basis = dataset.input_basis
+        check_bases(self, dataset)
         if self.input_basis.kind == "learned":
             return self._errors_outside(dataset, samples)
-        if basis.decoder.shape != self.input_basis.decoder.shape or not np.allclose(
-            basis.decoder, self.input_basis.decoder, rtol=0, atol=1e-8 * np.abs(basis.decoder).max()
-        ):
-            raise InputError(
-                "dataset: its input basis is not the one that this DINO was trained in; latent samples differ."
-            )
         values, jacobians = self.predict(samples.x)
         errors = sample_errors(samples, values, jacobians, self.input_basis, self.output_basis)
         if dataset.plan.store_full:
@@ -267,6 +261,24 @@ class DINO:
             f"{self.architecture.output_rank} -> {self.output_basis.dim}, {how.get('formulation')}, "
             f"n_train={how.get('n_train')})"
         )
+
+
+def check_bases(dino: DINO, dataset: Dataset) -> None:
+    """Raise `InputError` unless the DINO's latent coordinates are the dataset's.
+
+    A learned input basis belongs to no dataset, but to full parameters of its dimension.
+    """
+    if dino.input_basis.dim != dataset.input_basis.dim:
+        raise InputError(
+            f"dataset: has {dataset.input_basis.dim} parameters, the DINO was trained on {dino.input_basis.dim}."
+        )
+    for name in ("output_basis",) if dino.input_basis.kind == "learned" else ("input_basis", "output_basis"):
+        own, other = getattr(dino, name).decoder, getattr(dataset, name).decoder
+        if own.shape != other.shape or not np.allclose(own, other, rtol=0, atol=1e-8 * np.abs(other).max()):
+            raise InputError(
+                f"dataset: its {name.replace('_', ' ')} is not the one that this DINO was trained in; latent samples "
+                "differ. Take the dataset that it was trained on, truncated to its ranks."
+            )
 
 
 def _check_format(manifest: dict, path: Path) -> None:

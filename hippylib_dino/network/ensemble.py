@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.architecture import Architecture, architecture_from_config
-from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
 from hippylib_dino.network.latent_map import LatentMap
 
@@ -115,6 +115,9 @@ class Ensemble(Architecture):
         return EnsembleMap([self.member.latent_map(share) for share in shares], self.spread_scale)
 
 
+LEFT_OUT = ("seed", "history", "epochs", "best_epoch", "seconds")  # of a member's record in that of the ensemble
+
+
 def _check_count(n_members: int) -> None:
     if n_members < 2:
         raise InputError(f"n_members: expected at least 2, got {n_members}; for one network use hd.train.")
@@ -181,8 +184,8 @@ def train_ensemble(
 def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
     """The ensemble of trained DINOs, its spread calibrated on all validation samples.
 
-    One factor for all outputs makes the squared errors ‖y - f(x)‖²/‖spread(x)‖² one in the mean.  Norms over the
-    outputs, and no mean of ratios by output: of few members these have no mean.
+    One factor for all outputs makes the mean squares of errors and spreads equal over the samples.  Means of both, and
+    no mean of ratios: with few members these have no mean.
 
     Parameters
     ----------
@@ -215,19 +218,23 @@ def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
     held_out = dataset.split("validation")
     if len(held_out) == 0:
         raise InputError("dataset: has no validation samples to calibrate the spread on; generate with n_validation.")
-    settings = {k: v for k, v in first.training.items() if k not in ("seed", "history", "epochs", "best_epoch")}
+    settings = {k: v for k, v in first.training.items() if k not in LEFT_OUT}
     return DINO(
         architecture=replace(architecture, spread_scale=spread_ratio(architecture.latent_map(weights), held_out)),
         weights=weights,
         input_basis=first.input_basis,
         output_basis=first.output_basis,
         fingerprint=first.fingerprint,
-        training={**settings, "members": [member.training for member in members]},
+        training={
+            **settings,
+            "seconds": round(sum(member.training.get("seconds", 0.0) for member in members), 1),
+            "members": [member.training for member in members],
+        },
     )
 
 
 def spread_ratio(ensemble: EnsembleMap, samples: Samples) -> float:
-    """Root of the mean of ‖y - f(x)‖²/‖spread(x)‖², 1 of a calibrated ensemble.
+    """Root of Σ‖y - f(x)‖² / Σ‖spread(x)‖² over the samples: 1 in expectation of a calibrated ensemble of any size.
 
     Raises
     ------
@@ -240,12 +247,5 @@ def spread_ratio(ensemble: EnsembleMap, samples: Samples) -> float:
             "members: agree exactly at some samples, so that their spread says nothing of the error. "
             "Train them with different seeds."
         )
-    return float(np.sqrt((((samples.y - ensemble.value(samples.x)) ** 2).sum(axis=-1) / predicted).mean()))
-
-
-def check_bases(dino: DINO, dataset: Dataset) -> None:
-    """Raise `InputError` unless the DINO's latent coordinates are the dataset's."""
-    for name in ("input_basis", "output_basis"):
-        own, other = getattr(dino, name).decoder, getattr(dataset, name).decoder
-        if own.shape != other.shape or not np.allclose(own, other, rtol=0, atol=1e-8 * np.abs(other).max()):
-            raise InputError(f"dataset: its {name} is not that of the DINO; latent samples differ.")
+    error = ((samples.y - ensemble.value(samples.x)) ** 2).sum(axis=-1)
+    return float(np.sqrt(error.sum() / predicted.sum()))

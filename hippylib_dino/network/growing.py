@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.architecture import ReducedResNet
+from hippylib_dino.network.backend import keras
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.formulations import Formulation
 from hippylib_dino.network.training import train
@@ -22,6 +24,7 @@ def train_growing(
     epochs: int,
     tolerance: float = 0.02,
     seed: int = 0,
+    log: str | Path | None = None,
     **keywords,
 ) -> DINO:
     """Train a residual network with one layer, then with one more, and so on, each time from the weights that it has.
@@ -40,6 +43,8 @@ def train_growing(
     tolerance : float
         Stop at the depth that lowers the validation loss by less than this share of it.
     seed : int
+    log : path, optional
+        See `hd.train`; a folder in it for each depth.
     keywords
         Of `hd.train`.
 
@@ -55,18 +60,21 @@ def train_growing(
     """
     if not isinstance(architecture, ReducedResNet) or architecture.depth < 1:
         raise InputError(f"architecture: expected a ReducedResNet with depth of at least 1, got {architecture}.")
-    best = train(dataset, formulation, architecture=architecture.grown(1), epochs=epochs, seed=seed, **keywords)
+    keywords.update(epochs=epochs, seed=seed)
+    best = _trained(1, dataset, formulation, log, architecture=architecture.grown(1), **keywords)
     history = {key: list(values) for key, values in best.training["history"].items()}
+    seconds = best.training["seconds"]
     for depth in range(2, architecture.depth + 1):
-        start = _grown(best, depth, seed)
-        deeper = train(dataset, formulation, epochs=epochs, start=start, seed=seed, **keywords)
+        deeper = _trained(depth, dataset, formulation, log, start=_grown(best, depth, seed), **keywords)
+        deeper.training["best_epoch"] += len(history["loss"])
         for key, values in deeper.training["history"].items():
             history[key].extend(values)
+        seconds += deeper.training["seconds"]
         pays = _loss(deeper) <= (1 - tolerance) * _loss(best)
         best = min(best, deeper, key=_loss)
         if not pays:
             break
-    best.training.update(history=history, epochs=len(history["loss"]))
+    best.training.update(history=history, epochs=len(history["loss"]), seconds=round(seconds, 1))
     return best
 
 
@@ -77,6 +85,13 @@ def _grown(dino: DINO, depth: int, seed: int) -> DINO:
     network = dino.architecture.grown(depth)
     fresh, kept = network.keras_model(seed, {"jacobian": False}).get_weights(), dino.weights[:-2]
     return replace(dino, architecture=network, weights=[*kept, *fresh[len(kept) : -2], *dino.weights[-2:]])
+
+
+def _trained(depth: int, dataset: Dataset, formulation: str | Formulation, log: str | Path | None, **keywords) -> DINO:
+    optimizer = keywords.get("optimizer")
+    if isinstance(optimizer, keras.optimizers.Optimizer):  # an instance serves one model
+        keywords["optimizer"] = optimizer.from_config(optimizer.get_config())
+    return train(dataset, formulation, log=None if log is None else Path(log) / f"depth-{depth}", **keywords)
 
 
 def _loss(dino: DINO) -> float:

@@ -162,7 +162,8 @@ def _summary(page: _Page, dino: DINO, squares: dict[str, np.ndarray], part: str)
         ),
     )
     page.add("## What to spend on")
-    effort = "more samples or epochs" if dino.training.get("history") else "better maps within the bases"
+    trained = dino.training.get("history") or dino.training.get("members")
+    effort = "more samples or epochs" if trained else "better maps within the bases"
     for name, label, ranks in (
         ("observable", "observable", "larger output ranks"),
         ("jacobian", "Jacobian", "larger ranks"),
@@ -241,7 +242,9 @@ def _training(page: _Page, dino: DINO, dataset: Dataset) -> None:
     config = dino.architecture.get_config()
     hidden = ("kind", "input_rank", "output_rank", "input_scale", "output_scale")
     settings = {k: v for k, v in config.items() if k not in hidden and v is not None and len(str(v)) < 80}
-    how = {k.replace("_", " "): v for k, v in dino.training.items() if k != "history" and v is not None}
+    how = {
+        k.replace("_", " "): v for k, v in dino.training.items() if k not in ("history", "members") and v is not None
+    }
     page.add("## How it was trained")
     page.table(
         ("", ""),

@@ -87,6 +87,11 @@ def search(
     ranges = {"learning_rate": learning_rate, "width": width, "depth": depth, "jacobian_weight": jacobian_weight}
     _check(n_trials, ranges)
     get_formulation(formulation)
+    refused = sorted({"hidden", "architecture", "start", "log"} & set(fixed))
+    if refused:
+        raise InputError(
+            f"{refused[0]}: cannot be fixed in a search, which draws widths and depth and trains often; leave it out."
+        )
     settings = {
         "formulation": formulation,
         "seed": seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from importlib.util import find_spec
@@ -14,14 +15,15 @@ from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.architecture import ReducedDense, TrainableArchitecture
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.batches import Batches
-from hippylib_dino.network.callbacks import Balance, BestWeights, Checkpoint, Progress, Recorder
-from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.callbacks import Balance, BestWeights, Checkpoint, HistoryTable, Progress, Recorder
+from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation, JacobianFormulation, formulation_name, get_formulation
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import get_optimizer
 
 STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs` is left open
 VALIDATIONS = 50  # at most, in one training
+AT_ONCE = 512  # validation samples in a batch
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -76,7 +78,7 @@ def train(
     learning_rate : float, optional
         Peak; default what suits the optimizer.
     balance : bool
-        Move the weight of the Jacobian term so that both terms contribute the same.
+        Move the weight of the Jacobian term so that both terms contribute the same, but for `jacobian_weight`.
     precision : "float32", "mixed_bfloat16" or "mixed_float16"
         Of the arithmetic; weights stay float32.
     patience : int, optional
@@ -110,7 +112,9 @@ def train(
     samples, held_out = _samples(dataset, n_train, n_validation, stream)
     ranks = (samples.x.shape[1], samples.y.shape[1])
     formulation.check(*ranks)
-    network = architecture or _architecture(start) or ReducedDense(*ranks, hidden=hidden, activation=activation)
+    if balance and not isinstance(formulation, JacobianFormulation):
+        raise InputError('balance: needs a Jacobian term, which "l2" has not; leave it out, or train "h1".')
+    network = _started(start, architecture, dataset) or ReducedDense(*ranks, hidden=hidden, activation=activation)
     if (network.input_rank, network.output_rank) != ranks:
         raise InputError(
             f"architecture: expected ranks {ranks}, those of the dataset, got "
@@ -121,7 +125,7 @@ def train(
     read = dataset.jacobians if stream else None
     batches, validation = (
         Batches(part, network.inputs(part, dataset), formulation, size, seed=shuffle, read=read)
-        for part, size, shuffle in ((samples, batch_size, seed), (held_out, len(held_out), None))
+        for part, size, shuffle in ((samples, batch_size, seed), (held_out, min(len(held_out), AT_ONCE), None))
     )
     if epochs is None:
         epochs = -(-int(np.clip(STEPS_A_SAMPLE * len(samples), FEWEST, STEPS)) // len(batches))
@@ -129,7 +133,6 @@ def train(
     model = network.keras_model(seed, formulation.outputs(*ranks), None if precision == "float32" else precision)
     if start is not None:
         _take_weights(model, network, start)
-    _compile(model, formulation, optimizer)
     settings = {
         "formulation": formulation_name(formulation),
         **{k: v for k, v in formulation.get_config().items() if k != "kind"},
@@ -142,12 +145,21 @@ def train(
         "precision": precision,
         "seed": seed,
     }
+    if precision == "mixed_float16":  # small gradients are zero in it
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    _compile(model, formulation, optimizer)
     best, recorder = BestWeights(patience), Recorder()
     used = [*([Balance(batches)] if balance else []), best, recorder, *(callbacks or [])]
     first = 0
     if log is not None:
-        # the scales in an architecture also tell one set of data from another
-        identity = {**settings, "epochs": epochs, "architecture": network.get_config()}
+        identity = {
+            **settings,
+            "epochs": epochs,
+            "architecture": network.get_config(),
+            "optimizer settings": _settings_of(optimizer),
+            "data": _digest(samples.x, samples.y, held_out.x),
+            "start": None if start is None else _digest(*start.weights),
+        }
         logged, first = _logging(Path(log), model, identity, batches=batches, best=best, recorder=recorder)
         used += logged
     if progress:
@@ -215,12 +227,30 @@ def _samples(dataset: Dataset, n_train: int | None, n_validation: int | None, st
     return samples, held_out
 
 
-def _architecture(start: DINO | None) -> TrainableArchitecture | None:
+def _started(
+    start: DINO | None, architecture: TrainableArchitecture | None, dataset: Dataset
+) -> TrainableArchitecture | None:
+    """The architecture that is given, or that of the DINO to go on from."""
     if start is None:
-        return None
+        return architecture
     if not isinstance(start.architecture, TrainableArchitecture):
         raise InputError(f"start: expected a DINO that Keras trained, got one of {type(start.architecture).__name__}.")
+    check_bases(start, dataset)
+    if architecture not in (None, start.architecture):
+        raise InputError(
+            "architecture: differs from that of start in its kind, widths or scales. Leave it out to go on from start."
+        )
     return start.architecture
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()[:16]
+
+
+def _settings_of(optimizer) -> str:
+    serialized = keras.saving.serialize_keras_object(optimizer)
+    serialized["config"].pop("name", None)  # which counts the instances of a process
+    return _digest(np.frombuffer(json.dumps(serialized, sort_keys=True, default=str).encode(), dtype=np.uint8))
 
 
 def _compile(model, formulation: Formulation, optimizer) -> None:
@@ -233,9 +263,10 @@ def _compile(model, formulation: Formulation, optimizer) -> None:
     model.compile(optimizer=optimizer, loss=loss, loss_weights=weights, weighted_metrics=metrics, jit_compile=True)
 
 
-def _validated(epochs: int) -> int:
-    """Epochs from one validation to the next; the last epoch, at the lowest learning rate, has one."""
-    return next(n for n in range(-(-epochs // VALIDATIONS), epochs + 1) if epochs % n == 0)
+def _validated(epochs: int) -> list[int]:
+    """Epochs, counted from 1, that end with a validation; the last one, at the lowest learning rate, is among them."""
+    every = -(-epochs // VALIDATIONS)
+    return sorted({*range(every, epochs, every), epochs})
 
 
 def _take_weights(model, network: TrainableArchitecture, start: DINO) -> None:
@@ -253,7 +284,7 @@ def _logging(folder: Path, model, settings: dict, **state) -> tuple[list, int]:
     table = folder / "history.csv"
     if first > 0 and table.exists():  # epochs after the checkpoint come again
         table.write_text("".join(table.read_text().splitlines(keepends=True)[: first + 1]))
-    written = [keras.callbacks.CSVLogger(table, append=first > 0), checkpoint]
+    written = [HistoryTable(table, append=first > 0), checkpoint]
     if find_spec("tensorboard") is not None and keras.backend.backend() == "tensorflow":
         written.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
     return written, first

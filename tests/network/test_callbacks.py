@@ -114,7 +114,7 @@ def test_a_kill_in_the_middle_of_an_epoch(confusion_dataset, uninterrupted, run_
     ],
 )
 def test_checkpoint_of_another_training_is_refused(confusion_dataset, stopped, changes, name):
-    with pytest.raises(ModelFileError, match=rf"other settings or data, which differ in \['{name}'\]\. Choose"):
+    with pytest.raises(ModelFileError, match=rf"other settings or data, which differ in \[.*'{name}'.*\]\. Choose"):
         hd.train(confusion_dataset, "h1_sketched", **{**SHORT, **changes}, log=stopped)
 
 
@@ -131,7 +131,8 @@ def test_damaged_checkpoint_is_named(confusion_dataset, stopped):
     path = stopped / "checkpoint.npz"
     content = path.read_bytes()
     altered = bytearray(content)
-    altered[len(content) // 2] ^= 0xFF
+    middle = len(content) // 2
+    altered[middle : middle + 256] = bytes(256)  # more than what a ZIP file has between its members
     for damaged in (content[: len(content) // 2], bytes(altered), b"no archive"):
         path.write_bytes(damaged)
         with pytest.raises(ModelFileError, match=r"log: .*checkpoint.npz cannot be read .*Remove it to train anew"):

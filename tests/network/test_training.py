@@ -10,6 +10,7 @@ from hippylib_dino.errors import DatasetError, InputError, TrainingError
 from hippylib_dino.network import ReducedDense
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.formulations import SketchedH1, TruncatedH1
+from hippylib_dino.network.training import _validated
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import PEAKS, get_optimizer
 
@@ -179,8 +180,23 @@ def test_learning_rate_of_an_optimizer_that_has_its_own(confusion_dataset):
 
 def test_start_of_another_architecture_is_named(confusion_dataset, jacobian_trained):
     network = ReducedDense(24, 30, hidden=(7,))
-    with pytest.raises(InputError, match="start: expected weights of shapes"):
+    with pytest.raises(InputError, match="architecture: differs from that of start"):
         hd.train(confusion_dataset, architecture=network, start=jacobian_trained, progress=False)
+    with pytest.raises(InputError, match="dataset: its input basis is not the one"):
+        hd.train(confusion_dataset.truncate(20, 30), start=jacobian_trained, progress=False)
+
+
+def test_validations_are_spread_over_any_number_of_epochs():
+    for epochs in (1, 7, 50, 53, 167, 1000):
+        validated = _validated(epochs)
+        assert validated[-1] == epochs
+        assert min(epochs, 25) <= len(validated) <= 50
+        assert max(np.diff([0, *validated])) <= -(-epochs // 50)
+
+
+def test_balance_without_a_jacobian_term_is_refused(confusion_dataset):
+    with pytest.raises(InputError, match="balance: needs a Jacobian term"):
+        hd.train(confusion_dataset, "l2", balance=True, progress=False)
 
 
 def test_rank_beyond_the_basis_is_named(confusion_dataset):
