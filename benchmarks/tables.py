@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hippylib as hp
+if TYPE_CHECKING:
+    import hippylib as hp
 
 
 def table(header: list[str], rows: list[list]) -> str:
@@ -25,6 +27,8 @@ def processor() -> str:
 
 def plain_model(model: hp.Model) -> hp.Model:
     """The same problem, prior and misfit with the PDE as hIPPYlib has it."""
+    import hippylib as hp  # scripts that only train need no FEniCS
+
     pde = model.problem
     plain = hp.PDEVariationalProblem(pde.Vh, pde.varf_handler, pde.bc, pde.bc0, is_fwd_linear=pde.is_fwd_linear)
     return hp.Model(plain, model.prior, model.misfit)

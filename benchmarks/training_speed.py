@@ -177,7 +177,7 @@ def meshes() -> None:
             "applications.confusion",
             str(at_mesh(mesh_size)),
         ]
-        command += ["--n-samples", "256", "--n-test", "1", "--mesh-size", str(mesh_size), "--resume"]
+        command += ["--n-samples", "128", "--n-test", "1", "--mesh-size", str(mesh_size), "--resume"]
         subprocess.run(["mpirun", "-n", "2", *command], check=True)
 
 
@@ -189,7 +189,7 @@ def at_mesh(mesh_size: int) -> Path:
 def one_mesh(mesh_size: int) -> None:
     """Epoch time and peak memory of a training, in a process of its own."""
     data = hd.Dataset.open(at_mesh(mesh_size))
-    _, clock = trained(data, "h1", epochs=40, seed=0)
+    _, clock = trained(data, "h1", epochs=100, seed=0)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"measured {data.input_basis.dim} {clock.epoch_seconds()} {memory}")
 
@@ -210,7 +210,7 @@ def mesh_independence() -> str:
     ]
     print(rows, flush=True)
     header = ["mesh", "dM", "epoch", "/ 32", "peak memory", "/ 32"]
-    return "## Mesh independence: confusion, N = 256, ranks (100, 50), medians of 3 runs\n\n" + table(header, rows)
+    return "## Mesh independence: confusion, N = 128, ranks (100, 50), medians of 3 runs\n\n" + table(header, rows)
 
 
 def optimizers() -> str:

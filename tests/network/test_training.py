@@ -10,9 +10,9 @@ from hippylib_dino.errors import DatasetError, InputError, TrainingError
 from hippylib_dino.network import ReducedDense
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.formulations import SketchedH1, TruncatedH1
-from hippylib_dino.network.training import _validated
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import PEAKS, get_optimizer
+from hippylib_dino.network.training import _validated
 
 QUICK = {"epochs": 100, "batch_size": 8, "hidden": (32, 32), "progress": False}
 SHORT = {"epochs": 3, "batch_size": 8, "hidden": (8,), "optimizer": "adam", "progress": False}
