@@ -118,6 +118,8 @@ def work(job: Job) -> None:
     partial = job.file.with_suffix(".partial")
     partial.write_text(json.dumps({**asdict(job), "seconds": seconds, "errors": errors, "training": how}))
     os.replace(partial, job.file)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()  # what was compiled is given back
 
 
 def jobs(problems: tuple[str, ...], sizes: tuple[int, ...], seeds: tuple[int, ...]) -> list[Job]:
@@ -181,8 +183,7 @@ def run(
     if not gpu:
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
             os.environ[name] = "1"
-    # a fresh process now and then: what XLA compiled is given back
-    with ProcessPoolExecutor(n, mp_context=get_context("spawn"), max_tasks_per_child=12) as pool:
+    with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(work, job) for job in todo]
         for future in tqdm(as_completed(waiting), total=len(waiting), unit="model"):
             future.result()
