@@ -217,8 +217,9 @@ def draw(results: list[dict]) -> Figure:
                 continue
             means = np.array([np.mean(e) for e in errors])
             spread = np.array([np.std(e, ddof=1) if len(e) > 1 else 0.0 for e in errors])
-            trained = method not in BASELINES
-            axes.errorbar(sizes, means, spread, marker="o", markersize=4, linestyle="-" if trained else "--", **style)
+            line = "--" if method in BASELINES else "-." if method in OTHERS else "-"
+            marker = {"-": "o", "-.": "s", "--": "^"}[line]
+            axes.errorbar(sizes, means, spread, marker=marker, markersize=4, linestyle=line, **style)
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(SIZES, [str(n) for n in SIZES])
         axes.minorticks_off()
@@ -267,8 +268,8 @@ def tables(output: Path = HERE / "results" / "training_study.md") -> None:
 
 Machine: {processor()}; one thread a training. Commands: see `benchmarks/training_study.py`.
 
-Relative errors on 512 held-out samples (definitions: docs/training.md), mean ± standard deviation over three seeds of
-the training. All of a problem share one pair of bases, made from 128 Jacobians, and N/4 (at least 16) validation
+Relative errors on 512 held-out samples (definitions: docs/training.md), mean ± standard deviation over the seeds of
+the training where several ran. All of a problem share one pair of bases, made from 128 Jacobians, and N/4 (at least 16) validation
 samples on top of N. "Taylor" expansions at the prior mean take 1 and 201 PDE solves and no samples.
 
 ![errors against N](training_study.png)
