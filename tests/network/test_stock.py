@@ -101,7 +101,7 @@ def test_training_equals_that_of_the_blocks(confusion_dataset, formulation):
         rng = np.random.default_rng(0)
         start.weights = [rng.standard_normal(shape) * 0.1 for shape in network.weight_shapes()]
         fit = {"epochs": 1, "batch_size": 48, "learning_rate": 1e-3, "optimizer": "adam", "progress": False}
-        dino = hd.train(confusion_dataset, formulation, architecture=network, start=start, **fit)
+        dino = hd.train(confusion_dataset, formulation, start=start, **fit)
         history = dino.training["history"]
         losses.append([history["loss"][0], history["val_loss"][0]])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
