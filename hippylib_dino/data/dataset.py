@@ -284,12 +284,7 @@ class Dataset:
         InputError
             If `part` is unknown or holds fewer than `n` finished samples.
         """
-        if part not in SPLITS:
-            raise InputError(f"part: expected one of {SPLITS}, got {part!r}.")
-        members = np.zeros(self.plan.n_total, dtype=bool)
-        for name, first, count in self.plan.segments:
-            members[first : first + count] |= name == part
-        index = np.flatnonzero(members & (self.status == DONE))
+        index = self.members(part)
         if n is not None:
             if not 1 <= n <= len(index):
                 raise InputError(
@@ -300,6 +295,21 @@ class Dataset:
         left = FULL_ARRAYS if jacobians else (*FULL_ARRAYS, "reduced_jacobian")
         names = [name for name in self._checked_arrays() if name not in left]
         return Samples(index, **{name: self._read(name, index) for name in names})
+
+    def members(self, part: str) -> np.ndarray:
+        """Numbers of the finished samples of a split, (n,).
+
+        Raises
+        ------
+        InputError
+            If `part` is unknown.
+        """
+        if part not in SPLITS:
+            raise InputError(f"part: expected one of {SPLITS}, got {part!r}.")
+        members = np.zeros(self.plan.n_total, dtype=bool)
+        for name, first, count in self.plan.segments:
+            members[first : first + count] |= name == part
+        return np.flatnonzero(members & (self.status == DONE))
 
     def jacobians(self, index: np.ndarray) -> np.ndarray:
         """Reduced Jacobians of some samples, (n, rQ, rM), for those that do not fit in memory together."""

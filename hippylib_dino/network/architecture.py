@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -135,12 +135,7 @@ class BlockArchitecture(TrainableArchitecture):
         super().__post_init__()
         get_activation(self.activation)
         if self.input_scale is not None:
-            object.__setattr__(self, "input_scale", tuple(float(s) for s in self.input_scale))
-            if len(self.input_scale) != self.input_rank:
-                raise InputError(
-                    f"input_scale: expected {self.input_rank} factors, one a latent parameter, "
-                    f"got {len(self.input_scale)}."
-                )
+            object.__setattr__(self, "input_scale", checked_scale(self.input_scale, self.input_rank))
 
     @abstractmethod
     def hidden_blocks(self) -> Sequence[Block]:
@@ -162,9 +157,9 @@ class BlockArchitecture(TrainableArchitecture):
         return with_scales(self, samples, dataset, formulation)
 
     def keras_model(self, seed: int = 0, outputs: dict | None = None, dtype: str | None = None):
-        from hippylib_dino.network.layers import Outputs, network_model
+        from hippylib_dino.network.layers import NetworkLayer, functional_model
 
-        return network_model(self, Outputs(**(outputs or {})), seed=seed, dtype=dtype)
+        return functional_model(NetworkLayer, self, self.input_rank, seed, outputs, dtype)
 
 
 def with_scales(network: Any, samples: Samples, dataset: Dataset, formulation: Formulation) -> TrainableArchitecture:
@@ -177,8 +172,21 @@ def with_scales(network: Any, samples: Samples, dataset: Dataset, formulation: F
             jacobians = kept if len(kept) else dataset.jacobians(samples.index[:SOME])
         network = replace(network, input_scale=importance(dataset.input_basis, jacobians))
     if network.output_scale is None:
-        network = replace(network, output_scale=float(np.sqrt((samples.y**2).mean())))
+        network = replace(network, output_scale=spread_of_outputs(samples))
     return network
+
+
+def spread_of_outputs(samples: Samples) -> float:
+    """Root mean square of all latent observables."""
+    return float(np.sqrt((samples.y**2).mean()))
+
+
+def checked_scale(scale: Iterable[float], input_rank: int) -> tuple[float, ...]:
+    """Factors of the latent parameters as floats; `InputError` unless there is one for each."""
+    factors = tuple(float(s) for s in scale)
+    if len(factors) != input_rank:
+        raise InputError(f"input_scale: expected {input_rank} factors, one a latent parameter, got {len(factors)}.")
+    return factors
 
 
 def importance(basis: Basis, jacobians: np.ndarray | None = None) -> tuple[float, ...]:

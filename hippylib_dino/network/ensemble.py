@@ -168,14 +168,15 @@ def train_ensemble(
         dino = hd.train_ensemble(dataset, "h1", n_members=4, n_train=1024)
         print(hd.calibration(dino, dataset).coverage)
     """
-    from hippylib_dino.network.training import train  # which needs Keras
+    # these need Keras
+    from hippylib_dino.network.optimizers import fresh
+    from hippylib_dino.network.training import train
 
     _check_count(n_members)
-    optimizer = options.get("optimizer")
     members = []
     for k in tqdm(range(n_members), desc="ensemble", unit="member", disable=not progress):
-        if optimizer is not None and not isinstance(optimizer, str):  # an instance serves one model
-            options["optimizer"] = optimizer.from_config(optimizer.get_config())
+        if "optimizer" in options:
+            options["optimizer"] = fresh(options["optimizer"])
         folder = None if log is None else Path(log) / f"member-{k}"
         members.append(train(dataset, formulation, seed=seed + k, log=folder, progress=progress, **options))
     return ensemble_of(members, dataset)

@@ -15,7 +15,12 @@ import numpy as np
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.activations import get_activation
-from hippylib_dino.network.architecture import BlockArchitecture, ReducedDense, TrainableArchitecture
+from hippylib_dino.network.architecture import (
+    BlockArchitecture,
+    ReducedDense,
+    TrainableArchitecture,
+    spread_of_outputs,
+)
 from hippylib_dino.network.blocks import Activate, Block, Chain, Dense, Weight, Weights, chain
 from hippylib_dino.network.formulations import Formulation
 from hippylib_dino.network.latent_map import LatentMap
@@ -172,7 +177,7 @@ class FullDense(TrainableArchitecture):
         if network.input_scale is None:
             network = replace(network, input_scale=float(np.sqrt((self.inputs(samples, dataset) ** 2).mean())))
         if network.output_scale is None:
-            network = replace(network, output_scale=float(np.sqrt((samples.y**2).mean())))
+            network = replace(network, output_scale=spread_of_outputs(samples))
         return network
 
     def inputs(self, samples: Samples, dataset: Dataset) -> np.ndarray:
@@ -231,10 +236,10 @@ class FullDense(TrainableArchitecture):
 
     def keras_model(self, seed: int = 0, outputs: dict | None = None, dtype: str | None = None):
         """A functional Keras model; its input "x" is what `inputs` gives, its Jacobian in the input basis."""
-        from hippylib_dino.network.full_layers import full_model
-        from hippylib_dino.network.layers import Outputs
+        from hippylib_dino.network.full_layers import FullLayer
+        from hippylib_dino.network.layers import functional_model
 
-        return full_model(self, Outputs(**(outputs or {})), seed=seed, dtype=dtype)
+        return functional_model(FullLayer, self, self._fitted_basis().dim, seed, outputs, dtype)
 
     def finished(self, weights: list[np.ndarray], dataset: Dataset) -> tuple[EncodedDense, list[np.ndarray], Basis]:
         encoder = self._encoder(weights)

@@ -10,9 +10,9 @@ import numpy as np
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.architecture import ReducedResNet
-from hippylib_dino.network.backend import keras
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.formulations import Formulation
+from hippylib_dino.network.optimizers import fresh
 from hippylib_dino.network.training import train
 
 
@@ -88,9 +88,8 @@ def _grown(dino: DINO, depth: int, seed: int) -> DINO:
 
 
 def _trained(depth: int, dataset: Dataset, formulation: str | Formulation, log: str | Path | None, **keywords) -> DINO:
-    optimizer = keywords.get("optimizer")
-    if isinstance(optimizer, keras.optimizers.Optimizer):  # an instance serves one model
-        keywords["optimizer"] = optimizer.from_config(optimizer.get_config())
+    if "optimizer" in keywords:
+        keywords["optimizer"] = fresh(keywords["optimizer"])
     return train(dataset, formulation, log=None if log is None else Path(log) / f"depth-{depth}", **keywords)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hippylib_dino.errors import InputError
-from hippylib_dino.network.architecture import Architecture
+from hippylib_dino.network.architecture import Architecture, checked_scale
 from hippylib_dino.network.latent_map import LatentMap
 
 KERNELS = ("rbf", "polynomial")
@@ -183,10 +183,8 @@ class KernelRegression(Architecture):
         for name in ("n_samples", "length_scale", "degree"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected > 0, got {getattr(self, name)}.")
-        if self.input_scale is not None and len(self.input_scale) != self.input_rank:
-            raise InputError(
-                f"input_scale: expected {self.input_rank} factors, one a latent parameter, got {len(self.input_scale)}."
-            )
+        if self.input_scale is not None:
+            checked_scale(self.input_scale, self.input_rank)
 
     def weight_shapes(self) -> list[tuple[int, ...]]:
         return [(self.n_samples, self.input_rank), (self.n_samples, self.output_rank), (self.output_rank,)]

@@ -7,13 +7,14 @@ backend are Keras's own, and no gradient tape is nested.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.architecture import BlockArchitecture, architecture_from_config
 from hippylib_dino.network.backend import keras
+from hippylib_dino.network.blocks import Weight
 
 
 @dataclass(frozen=True)
@@ -49,46 +50,69 @@ class NetworkLayer(keras.layers.Layer):
 
     Parameters
     ----------
-    architecture : BlockArchitecture
+    architecture : TrainableArchitecture
+        Of the layer's `kind`.
     outputs : Outputs
     seed : int
         Of the Glorot-uniform kernels.
     """
 
-    architecture: Any  # of another kind in subclasses
+    kind: ClassVar[type] = BlockArchitecture
+    architecture: Any  # of this kind
 
-    def __init__(self, architecture: BlockArchitecture, outputs: Outputs, seed: int = 0, **kwargs):
+    def __init__(self, architecture: Any, outputs: Outputs, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
         self.architecture, self.outputs, self.seed = architecture, outputs, seed
-        self._blocks = architecture.blocks()
 
     def build(self, input_shape):
-        weights = self._blocks.weights()
+        self._blocks = self.architecture.blocks()
+        self.arrays = self._added(self._blocks.weights())
+
+    def _added(self, weights: list[Weight]) -> list:
+        """Keras variables for these weights."""
         seeds = np.random.SeedSequence(self.seed).generate_state(len(weights))
-        self.arrays = []
+        arrays = []
         for i, (weight, seed) in enumerate(zip(weights, seeds, strict=True)):
             glorot = keras.initializers.GlorotUniform(seed=int(seed))
             initializer = glorot if weight.initial == "glorot" else weight.initial
-            self.arrays.append(self.add_weight(name=f"weight_{i}", shape=weight.shape, initializer=initializer))
+            arrays.append(self.add_weight(name=f"weight_{i}", shape=weight.shape, initializer=initializer))
+        return arrays
 
     def call(self, inputs):
-        ops, architecture, outputs = keras.ops, self.architecture, self.outputs
-        weights = [ops.convert_to_tensor(array) for array in self.arrays]
-        value, state = self._blocks.linearize(ops, weights, inputs["x"])
+        ops, outputs, x = keras.ops, self.outputs, inputs["x"]
         if not outputs.jacobian:
-            return {"observable": value}
+            return {"observable": self._value(x)}
         rows, columns = inputs.get("rows"), inputs.get("columns")
-        if outputs.reverse(architecture.input_rank, architecture.output_rank):
-            start = ops.eye(architecture.output_rank, dtype=value.dtype)[None] if rows is None else rows
-            jacobian = self._blocks.pull(ops, weights, state, start)
+        if outputs.reverse(self.architecture.input_rank, self.architecture.output_rank):
+            value, jacobian = self._pulled(x, rows)
             if columns is not None:
                 jacobian = ops.matmul(jacobian, ops.swapaxes(columns, 1, 2))
         else:
-            start = ops.eye(architecture.input_rank, dtype=value.dtype)[None] if columns is None else columns
-            jacobian = ops.swapaxes(self._blocks.push(ops, weights, state, start), 1, 2)
+            value, jacobian = self._pushed(x, columns)
             if rows is not None:
                 jacobian = ops.matmul(rows, jacobian)
         return {"observable": value, "jacobian": jacobian}
+
+    def _linearized(self, x) -> tuple[list, Any, Any]:
+        weights = [keras.ops.convert_to_tensor(array) for array in self.arrays]
+        return weights, *self._blocks.linearize(keras.ops, weights, x)
+
+    def _value(self, x):
+        return self._linearized(x)[1]
+
+    def _pulled(self, x, rows):
+        """Value, and W ∂f by a reverse sweep; all rows if there is no W."""
+        ops = keras.ops
+        weights, value, state = self._linearized(x)
+        start = ops.eye(self.architecture.output_rank, dtype=value.dtype)[None] if rows is None else rows
+        return value, self._blocks.pull(ops, weights, state, start)
+
+    def _pushed(self, x, columns):
+        """Value, and ∂f Vᵀ by a forward sweep; all columns if there is no V."""
+        ops = keras.ops
+        weights, value, state = self._linearized(x)
+        start = ops.eye(self.architecture.input_rank, dtype=value.dtype)[None] if columns is None else columns
+        return value, ops.swapaxes(self._blocks.push(ops, weights, state, start), 1, 2)
 
     def compute_output_shape(self, input_shape):
         batch, architecture = input_shape["x"][0], self.architecture
@@ -106,37 +130,23 @@ class NetworkLayer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         architecture = architecture_from_config(config.pop("architecture"))
-        if not isinstance(architecture, BlockArchitecture):
-            raise InputError(f"architecture: expected one made of blocks, got {architecture}.")
+        if not isinstance(architecture, cls.kind):
+            raise InputError(f"architecture: expected a {cls.kind.__name__}, got {architecture}.")
         return cls(architecture, Outputs(**config.pop("outputs")), **config)
 
 
-def network_model(
-    architecture: BlockArchitecture, outputs: Outputs | None = None, *, seed: int = 0, dtype: str | None = None
+def functional_model(
+    kind: type[NetworkLayer], architecture: Any, n_in: int, seed: int, outputs: dict | None, dtype: str | None
 ):
-    """A functional Keras model of an architecture.
+    """A functional Keras model of a layer for this architecture, whose input "x" is (n_in,).
 
-    Parameters
-    ----------
-    architecture : BlockArchitecture
-    outputs : Outputs, optional
-        Default the observable and its whole Jacobian.
-    seed : int
-        Of the initial weights.
-    dtype : str, optional
-        Keras dtype policy, for instance "mixed_bfloat16"; default Keras's own.
+    Other arguments are those of `TrainableArchitecture.keras_model`.
     """
-    layer = NetworkLayer(architecture, outputs or Outputs(), seed, dtype=dtype, name="network")
-    return functional_model(layer, architecture.input_rank)
-
-
-def functional_model(layer: NetworkLayer, n_in: int):
-    """A functional Keras model of a layer whose input "x" is (n_in,)."""
-    architecture, outputs = layer.architecture, layer.outputs
+    layer = kind(architecture, Outputs(**(outputs or {})), seed, dtype=dtype, name="network")
     inputs = {"x": keras.Input((n_in,), name="x")}
-    if outputs.rows is not None:
-        inputs["rows"] = keras.Input((outputs.rows, architecture.output_rank), name="rows")
-    if outputs.columns is not None:
-        inputs["columns"] = keras.Input((outputs.columns, architecture.input_rank), name="columns")
+    if layer.outputs.rows is not None:
+        inputs["rows"] = keras.Input((layer.outputs.rows, architecture.output_rank), name="rows")
+    if layer.outputs.columns is not None:
+        inputs["columns"] = keras.Input((layer.outputs.columns, architecture.input_rank), name="columns")
     named = {name: keras.layers.Identity(name=name, dtype="float32")(value) for name, value in layer(inputs).items()}
     return keras.Model(inputs if len(inputs) > 1 else inputs["x"], named, name="dino")

@@ -52,3 +52,10 @@ def get_optimizer(optimizer: str | keras.optimizers.Optimizer, learning_rate: fl
     if optimizer == "muon":
         return keras.optimizers.Muon(schedule, weight_decay=0.0, adam_weight_decay=0.0), peak
     return {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[optimizer](schedule), peak
+
+
+def fresh(optimizer):
+    """A copy of an optimizer that is an instance, which serves one model; a name as it is."""
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return optimizer.from_config(optimizer.get_config())
+    return optimizer

@@ -8,7 +8,7 @@ import numpy as np
 
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
-from hippylib_dino.network.architecture import TrainableArchitecture, with_scales
+from hippylib_dino.network.architecture import TrainableArchitecture, checked_scale, with_scales
 from hippylib_dino.network.formulations import Formulation
 from hippylib_dino.network.latent_map import LatentMap
 
@@ -69,12 +69,7 @@ class StockNetwork(TrainableArchitecture):
         if not self.model:
             raise InputError("model: expected the configuration of a Keras model; use StockNetwork.from_keras(model).")
         if self.input_scale is not None:
-            object.__setattr__(self, "input_scale", tuple(float(s) for s in self.input_scale))
-            if len(self.input_scale) != self.input_rank:
-                raise InputError(
-                    f"input_scale: expected {self.input_rank} factors, one a latent parameter, "
-                    f"got {len(self.input_scale)}."
-                )
+            object.__setattr__(self, "input_scale", checked_scale(self.input_scale, self.input_rank))
 
     @classmethod
     def from_keras(cls, model) -> StockNetwork:
@@ -107,8 +102,7 @@ class StockNetwork(TrainableArchitecture):
         return with_scales(self, samples, dataset, formulation)
 
     def keras_model(self, seed: int = 0, outputs: dict | None = None, dtype: str | None = None):
-        from hippylib_dino.network.layers import Outputs, functional_model
+        from hippylib_dino.network.layers import functional_model
         from hippylib_dino.network.stock_layers import StockLayer
 
-        layer = StockLayer(self, Outputs(**(outputs or {})), seed, dtype=dtype, name="network")
-        return functional_model(layer, self.input_rank)
+        return functional_model(StockLayer, self, self.input_rank, seed, outputs, dtype)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import numpy as np
 
 from hippylib_dino.errors import InputError
-from hippylib_dino.network.architecture import architecture_from_config
 from hippylib_dino.network.autodiff import compiled, float64, pull, push
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.latent_map import LatentMap
@@ -181,36 +180,26 @@ class StockLayer(NetworkLayer):
         Of initializers that have none of their own.
     """
 
+    kind = StockNetwork
+
     def __init__(self, architecture: StockNetwork, outputs: Outputs, seed: int = 0, **kwargs):
-        keras.layers.Layer.__init__(self, **kwargs)
-        self.architecture, self.outputs, self.seed = architecture, outputs, seed
+        super().__init__(architecture, outputs, seed, **kwargs)
         self.model = _rebuilt(architecture.model, policy=self.dtype_policy.name, seed=seed)
 
     def build(self, input_shape):
         """Nothing: the model came built."""
 
-    def call(self, inputs):
-        ops, architecture, outputs = keras.ops, self.architecture, self.outputs
-        function, x = _scaled(self.model, architecture), inputs["x"]
-        if not outputs.jacobian:
-            return {"observable": function(x)}
-        rows, columns = inputs.get("rows"), inputs.get("columns")
-        if outputs.reverse(architecture.input_rank, architecture.output_rank):
-            value, jacobian = pull(function, x, rows)
-            if columns is not None:
-                jacobian = ops.matmul(jacobian, ops.swapaxes(columns, 1, 2))
-        else:
-            value, jacobian = push(function, x, columns)
-            if rows is not None:
-                jacobian = ops.matmul(rows, jacobian)
-        return {"observable": value, "jacobian": jacobian}
+    def _function(self):
+        return _scaled(self.model, self.architecture)
 
-    @classmethod
-    def from_config(cls, config):
-        architecture = architecture_from_config(config.pop("architecture"))
-        if not isinstance(architecture, StockNetwork):
-            raise InputError(f"architecture: expected a StockNetwork, got {architecture}.")
-        return cls(architecture, Outputs(**config.pop("outputs")), **config)
+    def _value(self, x):
+        return self._function()(x)
+
+    def _pulled(self, x, rows):
+        return pull(self._function(), x, rows)
+
+    def _pushed(self, x, columns):
+        return push(self._function(), x, columns)
 
 
 def _scaled(model, architecture: StockNetwork):

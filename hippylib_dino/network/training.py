@@ -132,7 +132,7 @@ def train(
     optimizer, learning_rate = get_optimizer(optimizer, learning_rate, epochs * len(batches))
     model = network.keras_model(seed, formulation.outputs(*ranks), None if precision == "float32" else precision)
     if start is not None:
-        _take_weights(model, network, start)
+        model.set_weights(start.weights)
     settings = {
         "formulation": formulation_name(formulation),
         **{k: v for k, v in formulation.get_config().items() if k != "kind"},
@@ -210,12 +210,12 @@ def _check_numbers(epochs: int | None, batch_size: int, precision: str) -> None:
 def _samples(dataset: Dataset, n_train: int | None, n_validation: int | None, stream: bool) -> tuple[Samples, Samples]:
     """Training and validation samples."""
     samples = dataset.split("train", n_train, jacobians=not stream)
-    held_out = dataset.split("validation", jacobians=False)
+    there = len(dataset.members("validation"))
     if len(samples) < 2:
         raise InputError(f"n_train: expected at least 2 training samples, got {len(samples)}.")
-    if len(held_out) == 0:
+    if there == 0:
         raise InputError("dataset: has no validation samples; generate with n_validation of at least 1.")
-    n = min(len(held_out), max(16, len(samples) // 4)) if n_validation is None else n_validation
+    n = min(there, max(16, len(samples) // 4)) if n_validation is None else n_validation
     held_out = dataset.split("validation", n, jacobians=not stream)
     trained_on = {row.tobytes() for row in samples.x}
     leaked = [int(i) for i, row in zip(held_out.index, held_out.x, strict=True) if row.tobytes() in trained_on]
@@ -267,13 +267,6 @@ def _validated(epochs: int) -> list[int]:
     """Epochs, counted from 1, that end with a validation; the last one, at the lowest learning rate, is among them."""
     every = -(-epochs // VALIDATIONS)
     return sorted({*range(every, epochs, every), epochs})
-
-
-def _take_weights(model, network: TrainableArchitecture, start: DINO) -> None:
-    shapes = [np.shape(w) for w in start.weights]
-    if shapes != network.weight_shapes():
-        raise InputError(f"start: expected weights of shapes {network.weight_shapes()}, got {shapes}.")
-    model.set_weights(start.weights)
 
 
 def _logging(folder: Path, model, settings: dict, **state) -> tuple[list, int]:
