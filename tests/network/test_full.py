@@ -82,18 +82,27 @@ def test_finished_dino_is_the_same_map(network, weights, confusion_dataset):
     np.testing.assert_allclose(basis.encoder.T @ basis.decoder, np.eye(9), atol=1e-10)
 
 
-def test_learned_encoder_that_is_the_basis_has_the_errors_of_the_reduced_network(confusion_dataset, rng):
+@pytest.fixture
+def pair(confusion_dataset, rng):
+    """The same map with fixed weights: in the bases, and with a learned encoder that is a matrix times the basis."""
     reduced = ReducedDense(24, 30, hidden=(20, 16), output_scale=3.0)
     weights = [rng.standard_normal(shape) * 0.3 for shape in reduced.weight_shapes()]
-    bases = {"input_basis": confusion_dataset.input_basis, "output_basis": confusion_dataset.output_basis}
-    dino = hd.DINO(reduced, weights, **bases, fingerprint={})
-    encoder = bases["input_basis"].encoder @ weights[0]
-    bases["input_basis"] = dataclasses.replace(
-        bases["input_basis"], encoder=encoder, decoder=np.linalg.pinv(encoder).T, kind="learned",
-        inner_product="Euclidean",
-    )  # fmt: skip
-    full = hd.DINO(EncodedDense(20, 30, hidden=(20, 16), output_scale=3.0), weights[1:], **bases, fingerprint={})
-    expected, found = dino.evaluate(confusion_dataset), full.evaluate(confusion_dataset)
+    basis, common = confusion_dataset.input_basis, {"output_basis": confusion_dataset.output_basis}
+    common["fingerprint"] = confusion_dataset.fingerprint
+    encoder = basis.encoder @ weights[0]
+    learned = dataclasses.replace(
+        basis, encoder=encoder, decoder=np.linalg.pinv(encoder).T, kind="learned", inner_product="Euclidean"
+    )
+    tail = EncodedDense(20, 30, hidden=(20, 16), output_scale=3.0)
+    return (
+        hd.DINO(reduced, weights, input_basis=basis, **common),
+        hd.DINO(tail, weights[1:], input_basis=learned, **common),
+    )
+
+
+def test_learned_encoder_that_is_the_basis_has_the_errors_of_the_reduced_network(confusion_dataset, pair):
+    reduced, full = pair
+    expected, found = reduced.evaluate(confusion_dataset), full.evaluate(confusion_dataset)
     assert "jacobian_dof_frobenius" in found
     assert found == pytest.approx(expected, rel=1e-8)
 
@@ -132,9 +141,9 @@ def test_save_load_gives_equal_output(trained, confusion_dataset, tmp_path):
     assert hd.DINO.load(tmp_path / "full.dino").evaluate(confusion_dataset) == trained.evaluate(confusion_dataset)
 
 
-def test_surrogate_model_takes_it(trained, models):
+def test_surrogate_model_takes_it(pair, models):
     model = models["confusion"]
-    surrogate = hd.SurrogateModel(trained, model.prior, model.misfit)
+    surrogate = hd.SurrogateModel(pair[1], model.prior, model.misfit)
     m, direction = (hd.data.draw_parameter(model.prior, 1, i) for i in (1, 2))
     rates = hd.modeling.cost_rates(surrogate, m, direction)
     np.testing.assert_allclose(rates, (1, 2, 3), atol=0.15)
