@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent
 README = ROOT / "README.md"
 
 JAX = "jax>=0.5,<0.7.2"  # the last that runs with NumPy 1
+ARVIZ = "arviz>=0.22,<1"
 OPTUNA = "optuna>=3.6"
 SCIKIT_LEARN = "scikit-learn>=1.3"
 
@@ -52,8 +53,9 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.18,<3"],
         "jax": [JAX],
         "baselines": [SCIKIT_LEARN],
+        "mcmc": [ARVIZ],
         "search": [OPTUNA],
-        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.9", JAX, OPTUNA, SCIKIT_LEARN],
+        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.9", ARVIZ, JAX, OPTUNA, SCIKIT_LEARN],
     },
     entry_points={"console_scripts": ["hippylib-dino = hippylib_dino.cli:main"]},
     classifiers=[

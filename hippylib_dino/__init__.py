@@ -20,14 +20,18 @@ _HOME = {
     "Dataset": "data",
     "Jacobian": "modeling",
     "JacobianModel": "modeling",
-    "NoiseCovariance": "modeling",
+    "NoiseCovariance": "noise",
+    "ReducedInference": "inference",
     "SurrogateModel": "surrogate",
     "SurrogateProblem": "surrogate",
     "calibration": "network",
+    "certify": "surrogate",
+    "certify_laplace": "surrogate",
     "generate": "data",
     "kernel_regression": "network",
     "laplace": "surrogate",
     "linear_model": "network",
+    "refine": "surrogate",
     "report": "network",
     "sample_communicator": "modeling",
     "search": "network",
@@ -36,7 +40,18 @@ _HOME = {
     "train_ensemble": "network",
     "train_growing": "network",
 }
-_SUBPACKAGES = ("data", "errors", "modeling", "network", "plotting", "reduction", "surrogate")
+_SUBPACKAGES = (
+    "data",
+    "errors",
+    "inference",
+    "mcmc",
+    "modeling",
+    "network",
+    "plotting",
+    "reduction",
+    "surrogate",
+    "uq",
+)
 
 __all__ = ["__version__", *_HOME, *_SUBPACKAGES]
 

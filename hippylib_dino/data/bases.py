@@ -9,8 +9,8 @@ import zarr
 
 from hippylib_dino.data.plan import Plan
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.modeling.spaces import DofOrder
+from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
 from hippylib_dino.reduction.output import (

@@ -41,6 +41,16 @@ def draw_parameter(prior, seed: int | Sequence[int], index: int) -> dl.Vector:
     return m
 
 
+def draw_posterior(posterior: hp.GaussianLRPosterior, seed: int | Sequence[int], index: int) -> dl.Vector:
+    """Sample `index` of a low-rank Gaussian posterior around its mean: draw `index` of its prior, contracted."""
+    prior = posterior.prior
+    deviation = draw_parameter(prior, seed, index)
+    deviation.axpy(-1.0, prior.mean)
+    m = prior.mean.copy()
+    posterior.sample(deviation, m, add_mean=True)
+    return m
+
+
 def noise_positions(prior) -> np.ndarray:
     """Position of each white noise coefficient that this rank owns in an order that no partition changes.
 

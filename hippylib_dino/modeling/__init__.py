@@ -15,10 +15,11 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.linear_solver import LinearSolver
 from hippylib_dino.modeling.newton import ForwardSolveError, NewtonOptions, SolveReport
 from hippylib_dino.modeling.observable_map import ParameterToObservable
-from hippylib_dino.modeling.observation import CovarianceStateObservation, NoiseCovariance, ObservableMisfit
+from hippylib_dino.modeling.observation import CovarianceStateObservation, ObservableMisfit
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 from hippylib_dino.modeling.verify import cost_rates, observable_rates
+from hippylib_dino.noise import NoiseCovariance
 
 __all__ = [
     "AcceleratedVariationalProblem",

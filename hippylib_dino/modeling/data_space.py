@@ -12,8 +12,8 @@ import hippylib as hp
 import numpy as np
 
 from hippylib_dino.errors import MisfitError
-from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.modeling.spaces import DofOrder, map_block, sum_over_ranks
+from hippylib_dino.noise import NoiseCovariance
 
 
 class DataSpace(abc.ABC):

@@ -18,6 +18,7 @@ from hippylib_dino.modeling.observation import observation_operator
 from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values
 
 TOLERANCE = 1e-6
+_MASS = "mass matrix of the observed state"  # the part that only a problem with the whole state as observable has
 _REMEDY = "Rebuild the problem as it was then, or generate and train for this one."
 
 
@@ -60,19 +61,33 @@ def prior_fingerprint(prior) -> dict:
 
 
 def operator_fingerprint(misfit: hp.Misfit) -> dict:
-    """Size, row norms and, on one rank, columns of the observation operator, which need no state space.
+    """Size, row norms and, on one rank, columns of the observation operators, with their times; needs no state space.
 
     The columns follow dolfin's numbering of the state, so they are compared only between serial meshes.
     """
-    B = observation_operator(misfit)
+    times = isinstance(misfit, hp.MisfitTD)
+    operators = [observation_operator(member) for member in (misfit.misfits if times else [misfit])]
+    comm = operators[0].mpi_comm()
+    rows = [_rows(B) for B in operators]
+    fields = {
+        "size": f"{sum(B.size(0) for B in operators)} x {operators[0].size(1)}",
+        "norms": _moments(np.concatenate([gather(norms, comm) for norms, _ in rows])),
+    }
+    if comm.size == 1:
+        fields["columns"] = _moments(np.concatenate([columns for _, columns in rows]))
+    found = {"observation rows": fields}
+    return {**found, "observation operator": {"times": [float(t) for t in misfit.sim_times]}} if times else found
+
+
+def _rows(B) -> tuple[np.ndarray, np.ndarray]:
+    """Norms of the rows that this rank owns, and sums of their entries weighted by the column."""
     starts, columns, entries = dl.as_backend_type(B).mat().getValuesCSR()
     squares = np.add.reduceat(np.append(entries**2, 0.0), starts[:-1]) if len(starts) > 1 else np.zeros(0)
-    norms = np.sqrt(gather(np.where(np.diff(starts) > 0, squares, 0.0), B.mpi_comm()))
-    rows = {"size": f"{B.size(0)} x {B.size(1)}", "norms": _moments(norms)}
-    if B.mpi_comm().size == 1:
-        weighted = entries * np.cos(0.37 * columns)
-        rows["columns"] = _moments(np.array([weighted[a:b].sum() for a, b in itertools.pairwise(starts)]))
-    return {"observation rows": rows}
+    weighted = entries * np.cos(0.37 * columns)
+    return (
+        np.sqrt(np.where(np.diff(starts) > 0, squares, 0.0)),
+        np.array([weighted[a:b].sum() for a, b in itertools.pairwise(starts)]),
+    )
 
 
 def _moments(values: np.ndarray) -> list[float]:
@@ -107,10 +122,19 @@ def observation_fingerprint(misfit: hp.Misfit, state_space) -> dict:
 def _times_fingerprint(misfit: hp.MisfitTD, state_space) -> dict:
     members = [observation_fingerprint(member, state_space) for member in misfit.misfits]
     values = [value for member in members for value in member["observation operator"]["values"]]
-    return {
-        "state space": members[0]["state space"],
-        "observation operator": {"values": values, "times": [float(t) for t in misfit.sim_times]},
-    }
+    rows = operator_fingerprint(misfit)
+    rows["observation operator"]["values"] = values
+    return {"state space": members[0]["state space"], **rows}
+
+
+def state_fingerprint(space) -> dict:
+    """State space: mesh and element."""
+    return {"state space": _space(DofOrder(space), space)}
+
+
+def is_of_whole_state(stored: dict) -> bool:
+    """Whether a fingerprint is that of a problem whose observable is the whole state."""
+    return _MASS in stored
 
 
 def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dict:
@@ -122,7 +146,7 @@ def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dic
         set_owned_values(u, probes[:, j])
         misfit.W.mult(u, Wu)
         values += list(order.comm.allreduce(probes.T @ owned_values(Wu)))
-    return {"state space": _space(order, state_space), "mass matrix of the observed state": {"values": values}}
+    return {"state space": _space(order, state_space), _MASS: {"values": values}}
 
 
 def fingerprint(model: hp.Model) -> dict:

@@ -15,11 +15,12 @@ from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateDat
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
 from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian, reason
 from hippylib_dino.modeling.observable_map import ParameterToObservable
-from hippylib_dino.modeling.observation import NoiseCovariance, noise_covariance, observation_operator
+from hippylib_dino.modeling.observation import noise_covariance, observation_operator
 from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values
 from hippylib_dino.modeling.time_dependent import OneStepScheme, TimeDependentJacobian, solve_trajectory
 from hippylib_dino.modeling.time_observation import TimeObservation
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
+from hippylib_dino.noise import NoiseCovariance
 
 
 class JacobianModel(ParameterToObservable, hp.Model):

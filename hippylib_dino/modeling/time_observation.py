@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import dolfin as dl
 import hippylib as hp
@@ -14,8 +15,9 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from hippylib_dino.errors import MisfitError
-from hippylib_dino.modeling.observation import NoiseCovariance, noise_covariance, observation_operator
-from hippylib_dino.modeling.spaces import dense_matrix, gather, owned_values
+from hippylib_dino.modeling.observation import Identity, ObservableMisfit, noise_covariance, observation_operator
+from hippylib_dino.modeling.spaces import dense_matrix, gather, owned_values, set_owned_values
+from hippylib_dino.noise import NoiseCovariance
 
 
 class TimeObservation:
@@ -86,17 +88,7 @@ class TimeObservation:
         MisfitError
             If a member's is missing, or not positive.
         """
-        blocks = []
-        for k, member in enumerate(_members(self.misfit)):
-            with _naming(k):
-                blocks.append(noise_covariance(member))
-        values = [block.value for block in blocks]
-        if any(value.ndim == 2 for value in values):
-            return NoiseCovariance(sla.block_diag(*(block.to_dense() for block in blocks)), self.size(0))
-        if all(value.ndim == 0 for value in values) and len({float(value) for value in values}) == 1:
-            return NoiseCovariance(values[0], self.size(0))
-        spread = [np.broadcast_to(block.value, (block.dim,)) for block in blocks]
-        return NoiseCovariance(np.concatenate(spread), self.size(0))
+        return stacked_noise_covariance(self.misfit)
 
     def observe(self, u: hp.TimeDependentVector) -> np.ndarray:
         """q = (B_k u(t_k))_k, shape (dQ,), the same on every rank."""
@@ -119,6 +111,116 @@ class TimeObservation:
         result = dense_product(B, block, transposed=True)
         block.destroy()
         return result
+
+
+class StackedMisfit(hp.Misfit):
+    """An `hp.MisfitTD` that acts on the stacked observable q in place of the trajectory: each B_k becomes the identity.
+
+    Members, data and noise are read from the user's misfit at each call.
+
+    Parameters
+    ----------
+    misfit : hp.MisfitTD
+
+    Raises
+    ------
+    MisfitError
+        If a member has no observation operator; at each call, while a member's data have another length.
+
+    Attributes
+    ----------
+    misfit : hp.MisfitTD
+    B : Identity
+        On q.
+    """
+
+    def __init__(self, misfit: hp.MisfitTD):
+        self.misfit = misfit
+        self._twins: list[ObservableMisfit] = []
+        operators = [member.B for member in self._members()]
+        ends = np.cumsum([0, *(B.size(0) for B in operators)])
+        self._rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+        self.B = Identity(dl.Vector(operators[0].mpi_comm(), int(ends[-1])))
+
+    def _members(self) -> list[ObservableMisfit]:
+        """The members acting on observables; those that a script has put in place of others are noticed."""
+        members = _members(self.misfit)
+        if [twin.misfit for twin in self._twins] != members:
+            twins = []
+            for k, member in enumerate(members):
+                with _naming(k):
+                    twins.append(ObservableMisfit(member))
+            self._twins = twins
+        return self._twins
+
+    def _split(self, q: dl.GenericVector) -> list[dl.GenericVector]:
+        """The members' pieces of q, in the layout of their data."""
+        everything = gather(owned_values(q), q.mpi_comm())
+        pieces = []
+        for member, rows in zip(self._members(), self._rows, strict=True):
+            piece = member.B.like.copy()
+            first, last = piece.local_range()
+            set_owned_values(piece, everything[rows][first:last])
+            pieces.append(piece)
+        return pieces
+
+    def _collect(self, i: int, parts: list[Callable[[dl.GenericVector], None]], out: dl.GenericVector) -> None:
+        """out = what all members write into their piece of q, or the sum of what they write into a parameter vector."""
+        results = []
+        for k, (member, write) in enumerate(zip(self._members(), parts, strict=True)):
+            result = (member.B.like if i == hp.STATE else out).copy()
+            result.zero()
+            with _naming(k):
+                write(result)
+            results.append(result)
+        if i == hp.STATE:
+            everything = np.concatenate([gather(owned_values(r), out.mpi_comm()) for r in results])
+            first, last = out.local_range()
+            set_owned_values(out, everything[first:last])
+        else:
+            out.zero()
+            for result in results:
+                out.axpy(1.0, result)
+
+    def cost(self, x) -> float:
+        total = 0.0
+        for k, (member, q) in enumerate(zip(self._members(), self._split(x[hp.STATE]), strict=True)):
+            with _naming(k):
+                total += member.cost([q, x[hp.PARAMETER], None])
+        return total
+
+    def grad(self, i, x, out) -> None:
+        pieces = zip(self._members(), self._split(x[hp.STATE]), strict=True)
+        self._collect(i, [partial(member.grad, i, [q, x[hp.PARAMETER], None]) for member, q in pieces], out)
+
+    def setLinearizationPoint(self, x, gauss_newton_approx=False) -> None:
+        for member, q in zip(self._members(), self._split(x[hp.STATE]), strict=True):
+            member.setLinearizationPoint([q, x[hp.PARAMETER], None], gauss_newton_approx)
+
+    def apply_ij(self, i, j, dir, out) -> None:
+        members = self._members()
+        pieces = self._split(dir) if j == hp.STATE else [dir] * len(members)
+        self._collect(i, [partial(member.apply_ij, i, j, d) for member, d in zip(members, pieces, strict=True)], out)
+
+
+def stacked_noise_covariance(misfit: hp.MisfitTD) -> NoiseCovariance:
+    """Γ as the members state it now: block diagonal, independent from time to time.
+
+    Raises
+    ------
+    MisfitError
+        If a member's is missing, or not positive.
+    """
+    blocks = []
+    for k, member in enumerate(_members(misfit)):
+        with _naming(k):
+            blocks.append(noise_covariance(member))
+    values, dim = [block.value for block in blocks], sum(block.dim for block in blocks)
+    if any(value.ndim == 2 for value in values):
+        return NoiseCovariance(sla.block_diag(*(block.to_dense() for block in blocks)), dim)
+    if all(value.ndim == 0 for value in values) and len({float(value) for value in values}) == 1:
+        return NoiseCovariance(values[0], dim)
+    return NoiseCovariance(np.concatenate([np.broadcast_to(block.value, (block.dim,)) for block in blocks]), dim)
 
 
 def _members(misfit: hp.MisfitTD) -> list[hp.Misfit]:

@@ -5,7 +5,8 @@ A block b maps x (..., n_in) to y (..., n_out).  With ∂b at x it gives
 - ``linearize``: y, and what the sweeps need to know of x;
 - ``push``: tangents (..., k, n_in) to (..., k, n_out), t ↦ t ∂bᵀ (forward sweep);
 - ``pull``: cotangents (..., k, n_out) to (..., k, n_in), c ↦ c ∂b (reverse sweep);
-- ``bend``: (∂²b · dx)ᵀ c (..., n_in), for Hessian actions.
+- for Hessian actions t ↦ ∂bᵀ g(∂b t) + ∇²(cᵀb) t, all without the axis k: ``curve`` once for c, then for each t
+  ``push_along``, which remembers tangents, and ``pull_bent``, which adds their curvature.
 
 `ops` is `keras.ops` or `numpy_ops`, so that a trained network and its float64 evaluation cannot differ.
 Weights come as a flat list, which each block takes from.
@@ -38,7 +39,7 @@ class Block:
         return []
 
     def linearize(self, ops, weights: Weights, x) -> tuple[Any, Any]:
-        """y, and the state that `push`, `pull` and `bend` take."""
+        """y, and the state that the sweeps take."""
         raise NotImplementedError
 
     def push(self, ops, weights: Weights, state, tangents):
@@ -49,9 +50,17 @@ class Block:
         """Reverse sweep."""
         raise NotImplementedError
 
-    def bend(self, ops, weights: Weights, state, tangent, cotangent):
-        """(∂²b · tangent)ᵀ cotangent, both without the axis k; None where it is zero."""
-        return None
+    def curve(self, ops, weights: Weights, state, cotangent):
+        """Reverse sweep of c (..., n_out): c ∂b, and the curvature that `pull_bent` takes; None of an affine block."""
+        return self.pull(ops, weights, state, cotangent), None
+
+    def push_along(self, ops, weights: Weights, state, tangent):
+        """Forward sweep of t (..., n_in), and what `pull_bent` has to know of it."""
+        return self.push(ops, weights, state, tangent), None
+
+    def pull_bent(self, ops, weights: Weights, state, curvature, along, cotangent):
+        """Reverse sweep of a cotangent (..., n_out), and ∇²(cᵀb) t on top."""
+        return self.pull(ops, weights, state, cotangent)
 
 
 @dataclass(frozen=True)
@@ -110,8 +119,14 @@ class Activate(Block):
     def pull(self, ops, weights: Weights, state, cotangents):
         return cotangents * state[1][..., None, :]
 
-    def bend(self, ops, weights: Weights, state, tangent, cotangent):
-        return cotangent * tangent * get_activation(self.name).second(ops, state[0])
+    def curve(self, ops, weights: Weights, state, cotangent):
+        return cotangent * state[1], cotangent * get_activation(self.name).second(ops, state[0])
+
+    def push_along(self, ops, weights: Weights, state, tangent):
+        return tangent * state[1], tangent
+
+    def pull_bent(self, ops, weights: Weights, state, curvature, along, cotangent):
+        return cotangent * state[1] + curvature * along
 
 
 @dataclass(frozen=True)
@@ -148,20 +163,25 @@ class Chain(Block):
             cotangents = block.pull(ops, own, s, cotangents)
         return cotangents
 
-    def bend(self, ops, weights: Weights, state, tangent, cotangent):
-        shares, tangents = self._shares(weights), []
-        for (block, own), s in zip(shares, state, strict=True):
-            tangents.append(tangent)
-            tangent = block.push(ops, own, s, tangent[..., None, :])[..., 0, :]
-        total = None  # of the derivative of the reverse sweep along the tangent
-        for (block, own), s, along in zip(shares[::-1], state[::-1], tangents[::-1], strict=True):
-            if total is not None:
-                total = block.pull(ops, own, s, total[..., None, :])[..., 0, :]
-            own_part = block.bend(ops, own, s, along, cotangent)
-            if own_part is not None:
-                total = own_part if total is None else total + own_part
-            cotangent = block.pull(ops, own, s, cotangent[..., None, :])[..., 0, :]
-        return total
+    def curve(self, ops, weights: Weights, state, cotangent):
+        curvatures = []
+        for (block, own), s in zip(self._shares(weights)[::-1], state[::-1], strict=True):
+            cotangent, curvature = block.curve(ops, own, s, cotangent)
+            curvatures.append(curvature)
+        return cotangent, curvatures[::-1]
+
+    def push_along(self, ops, weights: Weights, state, tangent):
+        remembered = []
+        for (block, own), s in zip(self._shares(weights), state, strict=True):
+            tangent, along = block.push_along(ops, own, s, tangent)
+            remembered.append(along)
+        return tangent, remembered
+
+    def pull_bent(self, ops, weights: Weights, state, curvature, along, cotangent):
+        steps = zip(self._shares(weights), state, curvature, along, strict=True)
+        for (block, own), s, bent, remembered in list(steps)[::-1]:
+            cotangent = block.pull_bent(ops, own, s, bent, remembered, cotangent)
+        return cotangent
 
 
 @dataclass(frozen=True)
@@ -183,8 +203,16 @@ class Residual(Block):
     def pull(self, ops, weights: Weights, state, cotangents):
         return cotangents + self.inner.pull(ops, weights, state, cotangents)
 
-    def bend(self, ops, weights: Weights, state, tangent, cotangent):
-        return self.inner.bend(ops, weights, state, tangent, cotangent)
+    def curve(self, ops, weights: Weights, state, cotangent):
+        pulled, curvature = self.inner.curve(ops, weights, state, cotangent)
+        return cotangent + pulled, curvature
+
+    def push_along(self, ops, weights: Weights, state, tangent):
+        pushed, along = self.inner.push_along(ops, weights, state, tangent)
+        return tangent + pushed, along
+
+    def pull_bent(self, ops, weights: Weights, state, curvature, along, cotangent):
+        return cotangent + self.inner.pull_bent(ops, weights, state, curvature, along, cotangent)
 
 
 def chain(blocks: Sequence[Block]) -> Chain:

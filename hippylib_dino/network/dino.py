@@ -9,6 +9,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -173,8 +174,15 @@ class DINO:
 
     # ---- one file ------------------------------------------------------------------------
 
-    def save(self, path: str | Path, overwrite: bool = False) -> None:
+    def save(self, path: str | Path, overwrite: bool = False, *, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Write everything into one file: a ZIP of a JSON manifest and .npy arrays with checksums, no pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+        overwrite : bool
+        extra : mapping of arrays, optional
+            Arrays to keep along, by names such as "inference/noise_covariance"; see `read_arrays`.
 
         Raises
         ------
@@ -199,7 +207,7 @@ class DINO:
         temporary = path.with_name(path.name + ".partial")
         with zipfile.ZipFile(temporary, "w") as archive:
             archive.writestr("manifest.json", json.dumps(manifest))
-            for name, array in self._arrays().items():
+            for name, array in {**self._arrays(), **(extra or {})}.items():
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 archive.writestr(f"{name}.npy", buffer.getvalue())
@@ -261,6 +269,16 @@ class DINO:
             f"{self.architecture.output_rank} -> {self.output_basis.dim}, {how.get('formulation')}, "
             f"n_train={how.get('n_train')})"
         )
+
+
+def read_arrays(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
+    """Arrays whose names begin with `prefix`, without it, of a file that `DINO.load` can read."""
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if n.startswith(prefix)]
+        return {
+            name.removeprefix(prefix).removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+            for name in names
+        }
 
 
 def check_bases(dino: DINO, dataset: Dataset) -> None:

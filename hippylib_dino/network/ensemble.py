@@ -6,7 +6,7 @@ uncertainty estimation using deep ensembles", NeurIPS 30 (2017).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.architecture import Architecture, architecture_from_config
 from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
-from hippylib_dino.network.latent_map import LatentMap
+from hippylib_dino.network.latent_map import LatentMap, Linearization
 
 
 class EnsembleMap(LatentMap):
@@ -47,18 +47,39 @@ class EnsembleMap(LatentMap):
             value, jacobian = value + other, jacobian + other_jacobian
         return value / len(self.members), jacobian / len(self.members)
 
-    def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return _mean([f.jvp(x, direction) for f in self.members])
-
-    def vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return _mean([f.vjp(x, weights) for f in self.members])
+    def linearize(self, x: np.ndarray) -> Linearization:
+        return _MeanLinearization([f.linearize(x) for f in self.members])
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return _mean([f.hessian_action(x, weights, direction) for f in self.members])
+        return self.linearize(x).hessian(weights)(direction)
 
     def spread(self, x: np.ndarray) -> np.ndarray:
         """Predicted standard deviation of the error of each latent observable, (..., rQ), like those of the noise."""
         return self.spread_scale * np.std([f.value(x) for f in self.members], axis=0, ddof=1)
+
+
+class _MeanLinearization(Linearization):
+    def __init__(self, members: list[Linearization]):
+        self._members = members
+        self.value = _mean([f.value for f in members])
+
+    def jacobian(self) -> np.ndarray:
+        return _mean([f.jacobian() for f in self._members])
+
+    def jvp(self, direction: np.ndarray) -> np.ndarray:
+        return _mean([f.jvp(direction) for f in self._members])
+
+    def vjp(self, weights: np.ndarray) -> np.ndarray:
+        return _mean([f.vjp(weights) for f in self._members])
+
+    def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        actions = [f.hessian(weights) for f in self._members]
+
+        def action(direction: np.ndarray) -> np.ndarray:
+            bent = _mean([curved(direction) for curved in actions])
+            return bent if metric is None else bent + self.vjp(self.jvp(direction) @ metric)
+
+        return action
 
 
 def _mean(arrays: list[np.ndarray]) -> np.ndarray:

@@ -8,6 +8,7 @@ A kernel is a profile φ of a product t of two points, φ(|u - v|²) or φ(u·v)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,13 +132,26 @@ class KernelMap(LatentMap):
         return share * first, share * second, self._kernel.slopes(u, self._centres)
 
     def vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return _by_point(self._vjp, x, weights)
+
+    def _vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
         first, _, slopes = self._weighted_slopes(x, weights)
         return self._scale * (first @ slopes)
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return _by_point(self._hessian_action, x, weights, direction)
+
+    def _hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
         first, second, slopes = self._weighted_slopes(x, weights)
         along = self._scale * direction
         return self._scale * ((second * (slopes @ along)) @ slopes + self._kernel.bend * first.sum() * along)
+
+
+def _by_point(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+    """`function` of one point, or of each of a batch in turn: all at once takes n times the memory."""
+    if arrays[0].ndim == 1:
+        return function(*arrays)
+    return np.array([function(*point) for point in zip(*arrays, strict=True)])
 
 
 @dataclass(frozen=True)

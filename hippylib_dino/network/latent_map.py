@@ -6,6 +6,7 @@ Newton and MCMC loops ask for one point at a time; a Keras call would cost more 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +19,9 @@ from hippylib_dino.network.blocks import Chain
 class LatentMap(ABC):
     """f: x (rM,) to y (rQ,), with its first and second derivatives.
 
-    A subclass gives `value`, `value_and_jacobian` and `hessian_action`; where they cost less than products with the
-    Jacobian, `jvp` and `vjp` too.
+    All methods take one point (rM,) or a batch (n, rM), and directions and weights of the same leading shape.  A
+    subclass gives `value`, `value_and_jacobian` and `hessian_action`; where products cost less than the Jacobian,
+    `linearize` too.
 
     Attributes
     ----------
@@ -40,19 +42,75 @@ class LatentMap(ABC):
 
     @abstractmethod
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """∇²(wᵀf)(x) v, (rM,), at one point."""
+        """∇²(wᵀf)(x) v, (..., rM)."""
+
+    def linearize(self, x: np.ndarray) -> Linearization:
+        """f(x) and what products with its derivatives at `x` share."""
+        return _DenseLinearization(self, x)
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         """∂f(x), (..., rQ, rM)."""
         return self.value_and_jacobian(x)[1]
 
     def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """∂f(x) v, (rQ,)."""
-        return self.jacobian(x) @ direction
+        """∂f(x) v, (..., rQ)."""
+        return self.linearize(x).jvp(direction)
 
     def vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """∂f(x)ᵀ w, (rM,)."""
-        return self.jacobian(x).T @ weights
+        """∂f(x)ᵀ w, (..., rM)."""
+        return self.linearize(x).vjp(weights)
+
+
+class Linearization(ABC):
+    """Derivatives of f at one point (rM,) or a batch of points (n, rM).
+
+    Attributes
+    ----------
+    value : (..., rQ)
+        f(x).
+    """
+
+    value: np.ndarray
+
+    @abstractmethod
+    def jacobian(self) -> np.ndarray:
+        """∂f(x), (..., rQ, rM)."""
+
+    @abstractmethod
+    def jvp(self, direction: np.ndarray) -> np.ndarray:
+        """∂f(x) v, (..., rQ)."""
+
+    @abstractmethod
+    def vjp(self, weights: np.ndarray) -> np.ndarray:
+        """∂f(x)ᵀ w, (..., rM)."""
+
+    @abstractmethod
+    def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        """v ↦ ∂fᵀ M ∂f v + ∇²(wᵀf) v, (..., rM) to (..., rM); M (rQ, rQ) is 0 unless given."""
+
+
+class _DenseLinearization(Linearization):
+    """Products with the Jacobian."""
+
+    def __init__(self, f: LatentMap, x: np.ndarray):
+        self._map, self._x = f, x
+        self.value, self._jacobian = f.value_and_jacobian(x)
+
+    def jacobian(self) -> np.ndarray:
+        return self._jacobian
+
+    def jvp(self, direction: np.ndarray) -> np.ndarray:
+        return (self._jacobian @ direction[..., None])[..., 0]
+
+    def vjp(self, weights: np.ndarray) -> np.ndarray:
+        return (weights[..., None, :] @ self._jacobian)[..., 0, :]
+
+    def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        def action(direction: np.ndarray) -> np.ndarray:
+            bent = self._map.hessian_action(self._x, weights, direction)
+            return bent if metric is None else bent + self.vjp(self.jvp(direction) @ metric)
+
+        return action
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -81,28 +139,46 @@ class BlockMap(LatentMap):
         self._blocks = blocks
         self._weights = [np.ascontiguousarray(w, dtype=np.float64) for w in weights]
         self.input_rank, self.output_rank = input_rank, output_rank
-        self._rows = np.eye(output_rank)
 
-    def _linearize(self, x: np.ndarray):
-        return self._blocks.linearize(_OPS, self._weights, x)
+    def linearize(self, x: np.ndarray) -> Linearization:
+        return _BlockLinearization(self._blocks, self._weights, x)
 
     def value(self, x: np.ndarray) -> np.ndarray:
-        return self._linearize(x)[0]
+        return self.linearize(x).value
 
     def value_and_jacobian(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y, state = self._linearize(x)
-        rows = self._rows if x.ndim == 1 else np.broadcast_to(self._rows, (*x.shape[:-1], *self._rows.shape))
-        return y, self._blocks.pull(_OPS, self._weights, state, rows)
-
-    def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        _, state = self._linearize(x)
-        return self._blocks.push(_OPS, self._weights, state, direction[None])[0]
-
-    def vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        _, state = self._linearize(x)
-        return self._blocks.pull(_OPS, self._weights, state, weights[None])[0]
+        at = self.linearize(x)
+        return at.value, at.jacobian()
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        _, state = self._linearize(x)
-        bent = self._blocks.bend(_OPS, self._weights, state, direction, weights)
-        return np.zeros(self.input_rank) if bent is None else bent
+        return self.linearize(x).hessian(weights)(direction)
+
+
+class _BlockLinearization(Linearization):
+    """Sweeps over the blocks from one evaluation."""
+
+    def __init__(self, blocks: Chain, weights: list[np.ndarray], x: np.ndarray):
+        self._blocks, self._weights = blocks, weights
+        self.value, self._state = blocks.linearize(_OPS, weights, x)
+
+    def jacobian(self) -> np.ndarray:
+        rank = self.value.shape[-1]
+        rows = np.broadcast_to(np.eye(rank), (*self.value.shape, rank))
+        return self._blocks.pull(_OPS, self._weights, self._state, rows)
+
+    def jvp(self, direction: np.ndarray) -> np.ndarray:
+        return self._blocks.push(_OPS, self._weights, self._state, direction[..., None, :])[..., 0, :]
+
+    def vjp(self, weights: np.ndarray) -> np.ndarray:
+        return self._blocks.pull(_OPS, self._weights, self._state, weights[..., None, :])[..., 0, :]
+
+    def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        blocks, sweep = self._blocks, (_OPS, self._weights, self._state)
+        _, curvature = blocks.curve(*sweep, weights)
+
+        def action(direction: np.ndarray) -> np.ndarray:
+            tangent, along = blocks.push_along(*sweep, direction)
+            seed = np.zeros_like(tangent) if metric is None else tangent @ metric
+            return blocks.pull_bent(*sweep, curvature, along, seed)
+
+        return action

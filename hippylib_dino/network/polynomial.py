@@ -46,8 +46,9 @@ class PolynomialMap(LatentMap):
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
         if self._quadratic is None:
-            return np.zeros(self.input_rank)
-        return weights @ (self._quadratic @ direction).reshape(self._linear.shape)
+            return np.zeros(x.shape)
+        bent = (direction @ self._quadratic.T).reshape(*x.shape[:-1], *self._linear.shape)
+        return (weights[..., None, :] @ bent)[..., 0, :]
 
 
 @dataclass(frozen=True)

@@ -260,11 +260,17 @@ class KerasMap(LatentMap):
         shape = (*x.shape[:-1], self.output_rank)
         return y.reshape(shape), jacobian.reshape(*shape, self.input_rank)
 
+    def _rows(self, a: np.ndarray) -> np.ndarray:
+        """One vector a point, (n, 1, rank)."""
+        return np.reshape(a, (-1, 1, a.shape[-1]))
+
     def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return self._push(x[None], direction[None, None])[0][0, :, 0]
+        found = self._push(np.reshape(x, (-1, self.input_rank)), self._rows(direction))[0]
+        return found[..., 0].reshape(*x.shape[:-1], self.output_rank)
 
     def vjp(self, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return self._pull(x[None], weights[None, None])[0][0, 0]
+        return self._pull(np.reshape(x, (-1, self.input_rank)), self._rows(weights))[0][:, 0].reshape(x.shape)
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return self._bend(x[None], weights[None, None], direction[None, None])[0][0, :, 0]
+        points = np.reshape(x, (-1, self.input_rank))
+        return self._bend(points, self._rows(weights), self._rows(direction))[0][..., 0].reshape(x.shape)

@@ -12,6 +12,8 @@ import importlib
 _HOME = {
     "plot_bases": "training",
     "plot_calibration": "calibration",
+    "plot_chains": "chains",
+    "plot_control_variate": "forward_uq",
     "plot_dataset": "generation",
     "plot_directions": "training",
     "plot_eigenvalues": "curves",

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from hippylib_dino.errors import RankError
-from hippylib_dino.modeling.observation import NoiseCovariance
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, sum_over_ranks
+from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.eigen import NEGLIGIBLE, Operator, generalized_eigenpairs, settle
 from hippylib_dino.reduction.ranks import Pairs, Rank, checked_rank, pairs_of_share

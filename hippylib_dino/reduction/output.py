@@ -12,7 +12,7 @@ import scipy.linalg as sla
 
 from hippylib_dino.errors import RankError
 from hippylib_dino.modeling.data_space import DataSpace
-from hippylib_dino.modeling.observation import NoiseCovariance
+from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.eigen import NEGLIGIBLE, settle
 from hippylib_dino.reduction.ranks import FIRST_RANK, Rank, checked_rank, rank_of_share

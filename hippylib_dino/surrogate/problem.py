@@ -1,8 +1,8 @@
-"""The trained DINO as an `hp.PDEProblem` whose state is the observable."""
+"""The trained DINO as an `hp.PDEProblem` whose state is the observable, or the decoded finite element state."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 import dolfin as dl
 import hippylib as hp
@@ -12,8 +12,11 @@ from mpi4py import MPI
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.jacobian import Jacobian
-from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.spaces import DofOrder, check_vector, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.network.dino import DINO
+from hippylib_dino.network.latent_map import LatentMap
+
+STEP = 0.02  # prior standard deviations; of differences of fourth order, whose error is near 1e-8 with it
 
 
 class SurrogateJacobian(Jacobian):
@@ -22,33 +25,96 @@ class SurrogateJacobian(Jacobian):
     Parameters
     ----------
     decoder : (dQ, rQ)
-        Φ.
+        Φ; rows in the order of stored observables.
     latent : (rQ, rM)
         ∂f.
     encoder : (n_owned, rM)
         This rank's rows of RΨ.
     observable, parameter : dolfin vectors
         Layouts.
+    owned : (n_owned_observables,) of int
+        Rows of the decoder that this rank owns in an observable vector.
+    distributed : bool
+        Whether the local piece of an observable is what the rank owns, as for whole states, or all; see `DataSpace`.
     """
 
-    def __init__(self, decoder, latent, encoder, observable: dl.GenericVector, parameter: dl.GenericVector):
+    def __init__(
+        self,
+        decoder: np.ndarray,
+        latent: np.ndarray,
+        encoder: np.ndarray,
+        observable: dl.GenericVector,
+        parameter: dl.GenericVector,
+        owned: np.ndarray,
+        distributed: bool,
+    ):
         super().__init__(observable, parameter)
-        self._left = decoder @ latent
-        self._encoder = encoder
+        self._decoder, self._latent, self._encoder = decoder, latent, encoder
+        self._owned, self._distributed = owned, distributed
+
+    def _push(self, directions: np.ndarray) -> np.ndarray:
+        """∂f (RΨ)ᵀ V, (rQ, k)."""
+        return self._latent @ sum_over_ranks(self._encoder.T @ directions, self._parameter.mpi_comm())
+
+    def _pull(self, latent: np.ndarray) -> np.ndarray:
+        """RΨ ∂fᵀ W, (n_owned, k)."""
+        return self._encoder @ (self._latent.T @ latent)
+
+    def _pull_owned(self, weights: np.ndarray) -> np.ndarray:
+        """Jᵀ W for the rows of W that this rank owns."""
+        latent = self._decoder[self._owned].T @ weights
+        return self._pull(sum_over_ranks(latent, self._observable.mpi_comm()))
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
-        return self._left @ sum_over_ranks(self._encoder.T @ directions, self._parameter.mpi_comm())
+        return self._decoder @ self._push(directions)
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
-        return self._encoder @ (self._left.T @ weights)
+        return self._pull(self._decoder.T @ weights)
+
+    def mult_local(self, directions: np.ndarray) -> np.ndarray:
+        if not self._distributed:
+            return self.mult_block(directions)
+        return self._decoder[self._owned] @ self._push(directions)
+
+    def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
+        return self._pull_owned(weights) if self._distributed else self.transpmult_block(weights)
+
+    def mult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
+        check_vector(x, self._parameter, "x of Jacobian.mult")
+        set_owned_values(y, self._decoder[self._owned] @ self._push(owned_values(x)))
+
+    def transpmult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
+        check_vector(x, self._observable, "x of Jacobian.transpmult")
+        set_owned_values(y, self._pull_owned(owned_values(x)))
 
 
-class _Point(NamedTuple):
+class _Point:
     """A parameter in latent coordinates, with what the loops need there."""
 
-    x: np.ndarray
-    value: np.ndarray
-    jacobian: np.ndarray
+    def __init__(self, f: LatentMap, x: np.ndarray):
+        self.x, self._map, self._at = x, f, f.linearize(x)
+        self.value = self._finite(self._at.value)
+
+    def _finite(self, array: np.ndarray) -> np.ndarray:
+        if not np.isfinite(array).all():
+            raise ModelConvergenceError(
+                f"the network gave values that are not finite at a parameter with |x| = {np.linalg.norm(self.x):.3g}; "
+                f"samples of the prior, on which it was trained, have about {np.sqrt(len(self.x)):.3g}."
+            )
+        return array
+
+    @cached_property
+    def jacobian(self) -> np.ndarray:
+        """∂f, (rQ, rM)."""
+        return self._finite(self._at.jacobian())
+
+    def vjp(self, weights: np.ndarray) -> np.ndarray:
+        """∂fᵀ w, (rM,)."""
+        return self._finite(self._at.vjp(weights))
+
+    def hessian_action(self, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """∇²(wᵀf) v, (rM,)."""
+        return self._map.hessian_action(self.x, weights, direction)
 
 
 class SurrogateProblem(hp.PDEProblem):
@@ -62,24 +128,35 @@ class SurrogateProblem(hp.PDEProblem):
     dino : DINO
     parameter_space : dolfin.FunctionSpace
         Of the prior; its mesh may be partitioned.
-    observable : dolfin vector
-        Layout of the data vector.
+    state : dolfin vector or dolfin.FunctionSpace
+        Layout of the data vector, where F̂ is the observable; or the state space, where F̂ is the whole state.
+
+    Raises
+    ------
+    InputError
+        If the DINO has other dimensions.
     """
 
-    def __init__(self, dino: DINO, parameter_space: dl.FunctionSpace, observable: dl.GenericVector):
+    def __init__(self, dino: DINO, parameter_space: dl.FunctionSpace, state: dl.GenericVector | dl.FunctionSpace):
         self.dino = dino
         self.map = dino.latent_map
         order = DofOrder(parameter_space)
-        if order.dim != dino.input_basis.dim or observable.size() != dino.output_basis.dim:
+        self._whole_state = isinstance(state, dl.FunctionSpace)
+        if self._whole_state:
+            self._state, self._owned = dl.Function(state).vector(), DofOrder(state).owned
+        else:
+            self._state, self._owned = state.copy(), np.arange(*state.local_range())
+        if order.dim != dino.input_basis.dim or self._state.size() != dino.output_basis.dim:
             raise InputError(
                 f"dino: maps {dino.input_basis.dim} parameters to {dino.output_basis.dim} observables, "
-                f"the problem has {order.dim} and {observable.size()}."
+                f"the problem has {order.dim} and {self._state.size()}."
             )
         self._comm = order.comm
-        self._observable = observable.copy()
         self._parameter = dl.Function(parameter_space).vector()
         self._encoder = np.ascontiguousarray(order.from_array(dino.input_basis.encoder))
         self._shift = order.from_array(dino.input_basis.shift)
+        self._decoder = np.ascontiguousarray(dino.output_basis.decoder[self._owned])
+        self._mean_state = dino.output_basis.shift[self._owned]
         self._last: tuple[np.ndarray, _Point] | None = None
         self._linearized: _Point | None = None
         self._adjoint_weights: np.ndarray | None = None  # Φᵀp of a full Newton Hessian, None in Gauss-Newton
@@ -87,8 +164,8 @@ class SurrogateProblem(hp.PDEProblem):
     # ---- vectors -------------------------------------------------------------------------
 
     def generate_state(self) -> dl.GenericVector:
-        """A zero observable vector."""
-        vector = self._observable.copy()
+        """A zero state: an observable vector, or one of the state space."""
+        vector = self._state.copy()
         vector.zero()
         return vector
 
@@ -111,12 +188,12 @@ class SurrogateProblem(hp.PDEProblem):
         return sum_over_ranks(self._encoder.T @ direction, self._comm)
 
     def _latent_adjoint(self, p: dl.GenericVector) -> np.ndarray:
-        """Φᵀ p, (rQ,)."""
-        return self.dino.output_basis.decoder.T @ gather(owned_values(p), self._observable.mpi_comm())
+        """Φᵀ p, (rQ,) on every rank."""
+        return sum_over_ranks(self._decoder.T @ owned_values(p), self._comm)
 
-    def _set_observable(self, values: np.ndarray, out: dl.GenericVector) -> None:
-        first, last = self._observable.local_range()
-        set_owned_values(out, values[first:last])
+    def _decode(self, latent: np.ndarray, out: dl.GenericVector) -> None:
+        """out = Φ latent, a change of the state."""
+        set_owned_values(out, self._decoder @ latent)
 
     # ---- evaluation ----------------------------------------------------------------------
 
@@ -128,7 +205,7 @@ class SurrogateProblem(hp.PDEProblem):
         VectorError
             If `m` is not a vector of the parameter space.
         hippylib.utils.warnings.ModelConvergenceError
-            If the network's answer is not finite, which line searches take as a failed solve.
+            If the network's answer is not finite, which hIPPYlib's Newton line search takes as a failed solve.
         """
         check_vector(m, self._parameter, "m")
         values = owned_values(m)
@@ -136,30 +213,30 @@ class SurrogateProblem(hp.PDEProblem):
         if self._comm.size > 1:
             same = self._comm.allreduce(same, op=MPI.LAND)
         if not same or self._last is None:
-            x = self._latent(values - self._shift)
-            value, jacobian = self.map.value_and_jacobian(x)
-            if not (np.isfinite(value).all() and np.isfinite(jacobian).all()):
-                raise ModelConvergenceError(
-                    f"the network gave values that are not finite at a parameter with |x| = {np.linalg.norm(x):.3g}."
-                )
-            self._last = (values, _Point(x, value, jacobian))
+            self._last = (values, _Point(self.map, self._latent(values - self._shift)))
         return self._last[1]
 
     def observable(self, m: dl.GenericVector) -> np.ndarray:
-        """F̂(m), (dQ,)."""
+        """F̂(m), (dQ,), on every rank; a whole state in canonical order."""
         return self.dino.output_basis.decode(self.evaluate(m).value)
 
     def jacobian(self, m: dl.GenericVector) -> SurrogateJacobian:
         """Ĵ(m)."""
         return SurrogateJacobian(
-            self.dino.output_basis.decoder, self.evaluate(m).jacobian, self._encoder, self._observable, self._parameter
+            self.dino.output_basis.decoder,
+            self.evaluate(m).jacobian,
+            self._encoder,
+            self._state,
+            self._parameter,
+            self._owned,
+            self._whole_state,
         )
 
     # ---- hp.PDEProblem -------------------------------------------------------------------
 
     def solveFwd(self, state, x) -> None:
         """state = F̂(m)."""
-        self._set_observable(self.observable(x[hp.PARAMETER]), state)
+        set_owned_values(state, self._mean_state + self._decoder @ self.evaluate(x[hp.PARAMETER]).value)
 
     def solveAdj(self, adj, x, adj_rhs) -> None:
         """p = rhs, since A = I."""
@@ -168,8 +245,7 @@ class SurrogateProblem(hp.PDEProblem):
 
     def evalGradientParameter(self, x, out) -> None:
         """out = -Ĵᵀp."""
-        point = self.evaluate(x[hp.PARAMETER])
-        self._encode_dual(-(point.jacobian.T @ self._latent_adjoint(x[hp.ADJOINT])), out)
+        self._encode_dual(-self.evaluate(x[hp.PARAMETER]).vjp(self._latent_adjoint(x[hp.ADJOINT])), out)
 
     def setLinearizationPoint(self, x, gauss_newton_approx) -> None:
         """Keep Ĵ(m), and p for W_mm unless Gauss-Newton."""
@@ -190,12 +266,49 @@ class SurrogateProblem(hp.PDEProblem):
             out.zero()
             out.axpy(1.0, dir)
         elif (i, j) == (hp.ADJOINT, hp.PARAMETER):
-            latent = point.jacobian @ self._latent(owned_values(dir))
-            self._set_observable(-(self.dino.output_basis.decoder @ latent), out)
+            self._decode(-(point.jacobian @ self._latent(owned_values(dir))), out)
         elif (i, j) == (hp.PARAMETER, hp.ADJOINT):
             self._encode_dual(-(point.jacobian.T @ self._latent_adjoint(dir)), out)
         elif (i, j) == (hp.PARAMETER, hp.PARAMETER) and self._adjoint_weights is not None:
             latent = self._latent(owned_values(dir))
-            self._encode_dual(-self.map.hessian_action(point.x, self._adjoint_weights, latent), out)
+            self._encode_dual(-point.hessian_action(self._adjoint_weights, latent), out)
         else:
             out.zero()
+
+    def apply_ijk(self, i, j, k, x, jdir, kdir, out) -> None:
+        """Third variations of r at `x`, tested in variable `i`, in directions of variables `j` and `k`.
+
+        Only r_pmm, in any order, and r_mmm are not zero, since r is linear in u and p.  r_pmm is exact.  r_mmm takes
+        the derivative of exact Hessian actions by differences of fourth order.
+        """
+        directions: dict[int, list] = {hp.PARAMETER: [], hp.ADJOINT: [], hp.STATE: []}
+        for variable, direction in ((j, jdir), (k, kdir)):
+            directions[variable].append(direction)
+        along = [self._latent(owned_values(v)) for v in directions[hp.PARAMETER]]
+        point = self.evaluate(x[hp.PARAMETER])
+        if i == hp.ADJOINT and len(along) == 2:
+            self._decode(-self._curvature(point.x, *along), out)
+        elif i == hp.PARAMETER and len(along) == 1 and directions[hp.ADJOINT]:
+            self._encode_dual(-point.hessian_action(self._latent_adjoint(directions[hp.ADJOINT][0]), along[0]), out)
+        elif i == hp.PARAMETER and len(along) == 2:
+            self._encode_dual(-self._third(point.x, self._latent_adjoint(x[hp.ADJOINT]), *along), out)
+        else:
+            out.zero()
+
+    def _curvature(self, x: np.ndarray, v: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """∂²f(x)[v, w], (rQ,)."""
+        n = self.map.output_rank
+        points, directions = (np.broadcast_to(a, (n, len(a))) for a in (x, v))
+        return self.map.hessian_action(points, np.eye(n), directions) @ w
+
+    def _third(self, x: np.ndarray, weights: np.ndarray, v: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """∂³(weightsᵀf)(x)[v, w, ·], (rM,)."""
+        size = float(np.linalg.norm(w))
+        if size == 0.0:
+            return np.zeros_like(x)
+        step = STEP / size
+        near, far = (
+            self.map.hessian_action(x + h * w, weights, v) - self.map.hessian_action(x - h * w, weights, v)
+            for h in (step, 2 * step)
+        )
+        return (8 * near - far) / (12 * step)

@@ -61,6 +61,13 @@ def test_pull_against_central_differences(name, rng):
         np.testing.assert_allclose(1.01 * exact, slope, rtol=1e-7, atol=1e-8)
 
 
+def _bent(block, ops, weights, state, tangent, cotangent):
+    """∇²(cᵀb) t."""
+    curvature = block.curve(ops, weights, state, cotangent)[1]
+    image, along = block.push_along(ops, weights, state, tangent)
+    return block.pull_bent(ops, weights, state, curvature, along, 0.0 * image)
+
+
 def _curvature(block, weights, x, v, c, h=1e-5):
     """∂(pull of c) along v, by central differences."""
     sides = []
@@ -71,17 +78,30 @@ def _curvature(block, weights, x, v, c, h=1e-5):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_bend_is_the_derivative_of_pull(name, rng):
+def test_bent_sweep_is_the_derivative_of_pull(name, rng):
     block, weights, x, n_out = _case(name, rng)
     v, c = rng.standard_normal((2, N)), rng.standard_normal((2, n_out))
-    bent = block.bend(OPS, weights, block.linearize(OPS, weights, x)[1], v, c)
+    bent = _bent(block, OPS, weights, block.linearize(OPS, weights, x)[1], v, c)
     curvature = _curvature(block, weights, x, v, c)
     if name not in CURVED:
-        assert bent is None
+        np.testing.assert_allclose(bent, 0.0, atol=1e-14)
         np.testing.assert_allclose(curvature, 0.0, atol=1e-10)
         return
     assert np.abs(curvature).max() > 1e-2  # there is something to get wrong
     np.testing.assert_allclose(bent, curvature, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sweeps_of_one_vector_are_those_of_several(name, rng):
+    block, weights, x, n_out = _case(name, rng)
+    v, c = rng.standard_normal((2, N)), rng.standard_normal((2, n_out))
+    _, state = block.linearize(OPS, weights, x)
+    pulled = block.pull(OPS, weights, state, c[:, None])[:, 0]
+    np.testing.assert_allclose(block.curve(OPS, weights, state, c)[0], pulled, rtol=1e-12)
+    pushed, along = block.push_along(OPS, weights, state, v)
+    np.testing.assert_allclose(pushed, block.push(OPS, weights, state, v[:, None])[:, 0], rtol=1e-12)
+    flat = block.curve(OPS, weights, state, 0.0 * c)[1]
+    np.testing.assert_allclose(block.pull_bent(OPS, weights, state, flat, along, c), pulled, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -93,7 +113,7 @@ def test_keras_and_numpy_agree(name, rng):
     for ops, own, convert in ((OPS, weights, np.asarray), (keras.ops, [tensor(w) for w in weights], tensor)):
         y, state = block.linearize(ops, own, convert(x))
         swept = block.push(ops, own, state, convert(tangents)), block.pull(ops, own, state, convert(cotangents))
-        bent = block.bend(ops, own, state, convert(tangents[:, 0]), convert(cotangents[:, 0]))
-        results.append([np.asarray(a) for a in (y, *swept, *([] if bent is None else [bent]))])
+        bent = _bent(block, ops, own, state, convert(tangents[:, 0]), convert(cotangents[:, 0]))
+        results.append([np.asarray(a) for a in (y, *swept, bent)])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,205 @@
+"""Chains under MPI, their file, their diagnostics, their figure."""
+
+import sys
+
+import arviz
+import hippylib as hp
+import numpy as np
+import pytest
+
+import hippylib_dino as hd
+from hippylib_dino import mcmc
+from hippylib_dino.mcmc.chains import STATISTICS
+from hippylib_dino.modeling.spaces import DofOrder, owned_values
+from hippylib_dino.plotting.chains import autocorrelation, plot_chains
+from tests import problems
+
+
+def run(comm, dino, n_chains=3, **options):
+    """A few steps of several chains on the linear problem."""
+    model = problems.accelerated(problems.linear(comm))
+    problems.observe_truth(model)
+    surrogate = hd.SurrogateModel(dino, model.prior, model.misfit)
+    kernel = mcmc.DelayedAcceptance(model, surrogate, mcmc.Geometric(0.5), subchain=3)
+    order = DofOrder(model.prior.Vh)
+    quantities = {
+        "x": lambda x: kernel.coordinates.encode(x[hp.PARAMETER]),
+        "m": lambda x: order.to_array(owned_values(x[hp.PARAMETER]))[:7],
+        "norm": lambda x: x[hp.PARAMETER].norm("l2"),
+    }
+    return mcmc.run_chains(
+        kernel, n_chains=n_chains, n_samples=12, burn_in=3, warm_up=20, quantities=quantities, seed=4, progress=False,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chains(linear_dino):
+    return run(hd.sample_communicator(), linear_dino)
+
+
+# ---- ranks -------------------------------------------------------------------------------
+
+SCRIPT = """
+import numpy as np
+import hippylib_dino as hd
+from tests.mcmc import test_chains
+dino = hd.DINO.load({dino!r})
+for name, ranks in (("shared", 1), ("partitioned", 2)):
+    chains = test_chains.run(hd.sample_communicator(ranks), dino)
+    if __import__("mpi4py.MPI").MPI.COMM_WORLD.rank == 1:
+        np.savez({folder!r} + "/" + name, cost=chains.statistics["cost"], **chains.quantities)
+"""
+
+
+def test_chains_do_not_depend_on_the_ranks(chains, linear_dino, run_python, tmp_path):
+    """Two ranks that share the chains, and a mesh on two ranks, give what one rank gives."""
+    linear_dino.save(tmp_path / "linear.dino")
+    run_python(SCRIPT.format(dino=str(tmp_path / "linear.dino"), folder=str(tmp_path)), ranks=2, OMP_NUM_THREADS="1")
+    for name, tolerance in (("shared", 0.0), ("partitioned", 1e-7)):
+        found = np.load(tmp_path / f"{name}.npz")
+        for key, expected in (*chains.quantities.items(), ("cost", chains.statistics["cost"])):
+            np.testing.assert_allclose(found[key], expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+def test_a_chain_depends_on_its_seed_and_number_alone(chains, linear_dino):
+    one = run(hd.sample_communicator(), linear_dino, n_chains=1)
+    np.testing.assert_array_equal(one.quantities["m"][0], chains.quantities["m"][0])
+    assert len(np.unique(chains.quantities["norm"][:, -1])) == 3
+
+
+# ---- traces ------------------------------------------------------------------------------
+
+
+def test_statistics_tell_what_happened(chains):
+    m, moved = chains.quantities["m"], chains.statistics["moved"]
+    assert {name: values.shape for name, values in chains.statistics.items()} == dict.fromkeys(STATISTICS, (3, 12))
+    still = (np.diff(m, axis=1) == 0).all(axis=2)
+    np.testing.assert_array_equal(still, moved[:, 1:] == 0)
+    np.testing.assert_array_equal(chains.statistics["square_jump"] > 0, moved == 1)
+    for c, counts in enumerate(chains.counts):
+        assert counts["steps"] == 15
+        assert counts["surrogate_steps"] == 45
+        assert 0 < chains.statistics["solves"][c, -1] <= counts["tested"]
+    assert (np.diff(chains.statistics["seconds"]) > 0).all()
+
+
+def test_file_holds_everything(chains, tmp_path):
+    path = tmp_path / "chains.nc"
+    chains.save(path)
+    loaded = mcmc.Chains.load(path)
+    assert (loaded.kernel, loaded.counts, loaded.settings) == (chains.kernel, chains.counts, chains.settings)
+    for part in ("quantities", "statistics"):
+        assert getattr(loaded, part).keys() == getattr(chains, part).keys()
+        for name, values in getattr(chains, part).items():
+            np.testing.assert_array_equal(getattr(loaded, part)[name], values)
+    assert arviz.from_netcdf(str(path), engine="h5netcdf").posterior["x"].dims[:2] == ("chain", "draw")
+    with pytest.raises(hd.errors.InputError, match="overwrite=True"):
+        chains.save(path)
+    chains.save(path, overwrite=True)
+
+
+def test_other_files_are_no_chains(tmp_path):
+    with pytest.raises(hd.errors.ModelFileError, match="there is no file"):
+        mcmc.Chains.load(tmp_path / "nothing.nc")
+    (tmp_path / "text.nc").write_text("not a NetCDF file")
+    with pytest.raises(hd.errors.ModelFileError, match="holds no chains"):
+        mcmc.Chains.load(tmp_path / "text.nc")
+
+
+def test_stock_kernels_of_hippylib_run_too():
+    model = problems.accelerated(problems.linear(hd.sample_communicator()))
+    kernel = hp.mcmc.kernels.pCNKernel(model)
+    middle = {"middle": lambda x: owned_values(x[hp.PARAMETER])[40]}
+    chains = mcmc.run_chains(kernel, n_chains=2, n_samples=10, burn_in=2, quantities=middle, progress=False)
+    assert chains.quantities["middle"].shape == (2, 10)
+    assert chains.counts == [{}, {}]
+    np.testing.assert_array_equal(chains.statistics["solves"], np.tile(np.arange(1, 11), (2, 1)))
+
+
+# ---- diagnostics -------------------------------------------------------------------------
+
+
+def autoregressive(correlation, n=4000, shift=0.0):
+    """Four stationary chains whose effective samples are known, (1 - φ)/(1 + φ) of all."""
+    rng = np.random.default_rng(6)
+    x = np.empty((4, n))
+    x[:, 0] = rng.standard_normal(4)
+    for k in range(1, n):
+        x[:, k] = correlation * x[:, k - 1] + np.sqrt(1 - correlation**2) * rng.standard_normal(4)
+    x[0] += shift
+    steps = np.broadcast_to(np.arange(1.0, n + 1), (4, n))
+    statistics = {"cost": x, "moved": np.ones((4, n)), "square_jump": 2 * np.ones((4, n)), "solves": steps}
+    return mcmc.Chains("AR(1)", {"x": x}, {**statistics, "seconds": 0.5 * steps}, [], {})
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_effective_samples_are_those_of_an_autoregression(correlation):
+    found = mcmc.efficiency(autoregressive(correlation))
+    expected = 16000 * (1 - correlation) / (1 + correlation)
+    assert found.least == found.median == pytest.approx(expected, rel=0.1)
+    assert found.per_solve() == pytest.approx(found.median / 16000)
+    assert found.per_second("least") == pytest.approx(found.least / 8000)
+    assert (found.acceptance, found.square_jump) == (1.0, 2.0)
+    assert found.worst_r_hat < 1.01
+    assert "R-hat" in str(found)
+
+
+def test_chains_that_have_not_met_are_seen():
+    assert mcmc.efficiency(autoregressive(0.5, shift=1.0)).worst_r_hat > 1.05
+
+
+def test_nothing_solved_is_not_a_division_by_zero():
+    chains = autoregressive(0.5, n=10)
+    chains.statistics["solves"] = np.zeros((4, 10))
+    assert np.isnan(mcmc.efficiency(chains).per_solve())
+
+
+def test_missing_arviz_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    chains = autoregressive(0.5, n=10)
+    for attempt in (chains.to_arviz, lambda: chains.save(tmp_path / "x.nc"), lambda: mcmc.efficiency(chains)):
+        with pytest.raises(hd.errors.LibraryError, match=r"hippylib_dino\[mcmc\]"):
+            attempt()
+
+
+# ---- figure ------------------------------------------------------------------------------
+
+
+def test_figure_has_a_row_for_each_component(chains):
+    assert len(plot_chains(chains, "x").axes) == 6 * 3
+    assert len(plot_chains(chains, "norm").axes) == 3
+    figure = plot_chains(chains, "m", components=[0, 3])
+    assert [figure.axes[i].get_ylabel() for i in (0, 3)] == ["m[0]", "m[3]"]
+    with pytest.raises(hd.errors.InputError, match="quantity: expected one of"):
+        plot_chains(chains, "y")
+    with pytest.raises(hd.errors.InputError, match="components: expected numbers from 0 to 6"):
+        plot_chains(chains, "m", components=[7])
+
+
+def test_autocorrelation_is_that_of_the_process():
+    chain = autoregressive(0.9, n=20000).quantities["x"][1]
+    np.testing.assert_allclose(autocorrelation(chain)[:10], 0.9 ** np.arange(10), atol=0.08)
+    assert autocorrelation(np.full(50, 0.3)).tolist() == [1.0] + [0.0] * 49
+
+
+# ---- bad input ---------------------------------------------------------------------------
+
+
+def test_bad_input_is_named(linear_dino):
+    model = problems.accelerated(problems.linear(hd.sample_communicator()))
+    stock = hp.mcmc.kernels.pCNKernel(model)
+    own = mcmc.PDEKernel(model, linear_dino.input_basis, mcmc.PCN(0.1))
+    cases = [
+        (stock, {}, "quantities: expected a mapping"),
+        (own, {"n_chains": 0}, "n_chains: expected at least 1"),
+        (own, {"n_samples": 1}, "n_samples: expected at least 2"),
+        (own, {"burn_in": -1}, "burn_in: expected at least 0"),
+        (own, {"warm_up": 10}, "warm_up: expected 0 for PDEKernel"),
+        (own, {"starts": [model.prior.mean]}, "starts: expected 4 parameters"),
+    ]
+    for kernel, options, message in cases:
+        with pytest.raises(hd.errors.InputError, match=message):
+            mcmc.run_chains(kernel, progress=False, **options)
+    with pytest.raises(hd.errors.InputError, match="at least 4 samples"):
+        mcmc.efficiency(autoregressive(0.5, n=3))

@@ -1,0 +1,59 @@
+"""Laws of every latent map: a batch is a loop over its points, a linearization gives what the map gives."""
+
+import numpy as np
+import pytest
+
+from hippylib_dino.network import Ensemble, KernelRegression, Polynomial, ReducedDense, ReducedResNet, StockNetwork
+from hippylib_dino.network.backend import keras
+
+pytestmark = pytest.mark.backends
+SCALE = (1.5, 0.3, 2.0, 1.0, 0.7)
+
+
+def stock():
+    return StockNetwork.from_keras(
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, "tanh"), keras.layers.Dense(4)])
+    )
+
+
+ARCHITECTURES = {
+    "dense": lambda: ReducedDense(5, 4, hidden=(7, 6), input_scale=SCALE),
+    "affine dense": lambda: ReducedDense(5, 4, hidden=()),
+    "residual": lambda: ReducedResNet(5, 4, depth=2),
+    "ensemble": lambda: Ensemble(5, 4, member=ReducedDense(5, 4, hidden=(6,)), n_members=3),
+    "stock": stock,
+    "affine": lambda: Polynomial(5, 4),
+    "quadratic": lambda: Polynomial(5, 4, degree=2),
+    "kernel": lambda: KernelRegression(5, 4, n_samples=9, length_scale=1.7, input_scale=SCALE),
+}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def latent(request, rng):
+    architecture = ARCHITECTURES[request.param]()
+    return architecture.latent_map([rng.standard_normal(shape) for shape in architecture.weight_shapes()])
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"),
+    [("value", ()), ("jacobian", ()), ("jvp", (5,)), ("vjp", (4,)), ("hessian_action", (4, 5))],
+)
+def test_batch_is_a_loop(latent, name, ranks, rng):
+    x, *others = (rng.standard_normal((3, n)) for n in (5, *ranks))
+    expected = np.array([getattr(latent, name)(*point) for point in zip(x, *others, strict=True)])
+    found = getattr(latent, name)(x, *others)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_linearization_gives_what_the_map_gives(latent, shape, rng):
+    x, v, w = (rng.standard_normal((*shape, n)) for n in (5, 5, 4))
+    at, metric = latent.linearize(x), np.diag([1.0, 2.0, 0.5, 3.0])
+    for found, expected in (
+        (at.value, latent.value(x)), (at.jacobian(), latent.jacobian(x)), (at.jvp(v), latent.jvp(x, v)),
+        (at.vjp(w), latent.vjp(x, w)), (at.hessian(w)(v), latent.hessian_action(x, w, v)),
+        (at.hessian(w, metric)(v), at.hessian(w)(v) + at.vjp(at.jvp(v) @ metric)),
+        (at.jvp(v), (at.jacobian() @ v[..., None])[..., 0]),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
