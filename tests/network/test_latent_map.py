@@ -12,7 +12,7 @@ SCALE = (1.5, 0.3, 2.0, 1.0, 0.7)
 
 def stock():
     return StockNetwork.from_keras(
-        keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, "tanh"), keras.layers.Dense(4)])
+        keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, "silu"), keras.layers.Dense(4)])
     )
 
 
