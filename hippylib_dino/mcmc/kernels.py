@@ -12,11 +12,12 @@ import numpy as np
 from hippylib_dino.data.streams import stream
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.mcmc.potentials import LatentCoordinates, PDEPotential, SurrogatePotential, check_gaussian
-from hippylib_dino.mcmc.proposals import LatentPoint, Proposal
+from hippylib_dino.mcmc.proposals import Derivatives, Evaluation, LatentPoint, Proposal
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.model import SurrogateModel
 
+LENGTHS = tuple(2.0**k for k in range(-11, 3))  # steps that tuning tries
 FRESH = 4.0  # the step of pCN that forgets where it was
 ELSEWHERE = "Choose another start, for instance the prior mean or a MAP point."
 
@@ -140,11 +141,11 @@ class LatentKernel(ABC):
         rho = (4.0 - self.complement_step) / (4.0 + self.complement_step)
         return self.coordinates.move(current.m, current.latent.x, end, rho, rng)
 
-    def _start(self, s, derivative: bool):
+    def _start(self, s, derivatives: Derivatives) -> Evaluation:
         """The PDE at the start of a chain."""
         self.proposal.prepare(self.coordinates)
         try:
-            s.u, evaluation = self._pde.evaluate(s.m, derivative)
+            s.u, evaluation = self._pde.evaluate(s.m, derivatives)
         except SolveError as error:
             raise SolveError(f"the chain cannot start where the PDE fails: {error} {ELSEWHERE}") from error
         s.cost = evaluation.potential
@@ -195,7 +196,7 @@ class DelayedAcceptance(LatentKernel):
     References
     ----------
     Christen, Fox, "Markov chain Monte Carlo using an approximation", J. Comput. Graph. Stat. 14 (2005), for delayed
-    acceptance; Liu, "Monte Carlo Strategies in Scientific Computing", section 9.4.3, for the surrogate transition.
+    acceptance; Liu, "Monte Carlo Strategies in Scientific Computing", for the surrogate transition.
 
     Examples
     --------
@@ -228,7 +229,7 @@ class DelayedAcceptance(LatentKernel):
         return f"delayed-acceptance {type(self.proposal).__name__}, subchain {self.subchain}"
 
     def init_sample(self, s) -> None:
-        self._start(s, derivative=False)
+        self._start(s, "none")
         self._potential = SurrogatePotential(self.surrogate)
         s.latent = self._surrogate_start(self.coordinates.encode(s.m))
 
@@ -240,7 +241,7 @@ class DelayedAcceptance(LatentKernel):
         self.counts.tested += 1
         proposed.m = self._move(current, proposed.latent.x, rng)
         try:
-            proposed.u, evaluation = self._pde.evaluate(proposed.m, derivative=False)
+            proposed.u, evaluation = self._pde.evaluate(proposed.m, "none")
         except SolveError:
             self.counts.solve_failures += 1
             return 0
@@ -256,12 +257,46 @@ class DelayedAcceptance(LatentKernel):
 
         A start from which the chain needs little burn-in.
         """
-        self.proposal.prepare(self.coordinates)
-        self._potential = SurrogatePotential(self.surrogate)
-        rng = stream((*np.atleast_1d(self.seed).tolist(), 1), 0)
-        start = self._surrogate_start(self.coordinates.encode(m))
+        start, rng = self._surrogate_alone(m, 1)
         end = self._wander(start, n_steps, rng)
         return self.coordinates.move(m, start.x, end.x, 0.0, rng)
+
+    def tune(self, m: dl.GenericVector, acceptance: float = 0.2, n_steps: int = 500) -> float:
+        """Set the step of the proposal by the surrogate's own chain from `m`, without a PDE solve.
+
+        The step becomes the longest of h = 2⁻¹¹, 2⁻¹⁰, ..., 4, `n_steps` of each in this order, of which the surrogate
+        accepts the share `acceptance`; the shortest if it does so of none.
+
+        Returns
+        -------
+        float
+            h, the new ``proposal.step``.
+
+        Raises
+        ------
+        InputError
+            If `acceptance` is no share.
+        SolveError
+            If the surrogate has no finite answer at `m`.
+        """
+        if not 0.0 < acceptance < 1.0:
+            raise InputError(f"acceptance: expected a share between 0 and 1, got {acceptance}.")
+        point, rng = self._surrogate_alone(m, 2)
+        kept, best = self.counts, LENGTHS[0]
+        for h in LENGTHS:
+            self.proposal.step, self.counts = h, Counts()
+            point = self._wander(point, n_steps, rng)
+            if self.counts.surrogate_accepted >= acceptance * n_steps:
+                best = h
+        self.counts, self.proposal.step = kept, best
+        return best
+
+    def _surrogate_alone(self, m: dl.GenericVector, purpose: int) -> tuple[LatentPoint, np.random.Generator]:
+        """Start of a chain of the surrogate alone, with random numbers that no step of the kernel uses."""
+        self.proposal.prepare(self.coordinates)
+        self._potential = SurrogatePotential(self.surrogate)
+        rng = stream((*np.atleast_1d(self.seed).tolist(), purpose), 0)
+        return self._surrogate_start(self.coordinates.encode(m)), rng
 
     def _surrogate_start(self, x: np.ndarray) -> LatentPoint:
         try:
@@ -270,7 +305,7 @@ class DelayedAcceptance(LatentKernel):
             raise SolveError(f"the chain cannot start where the surrogate fails: {error} {ELSEWHERE}") from error
 
     def _surrogate_point(self, x: np.ndarray) -> LatentPoint:
-        evaluation = self._potential.evaluate(x, self.proposal.needs_derivative)
+        evaluation = self._potential.evaluate(x, self.proposal.derivatives)
         if not evaluation.is_finite():
             raise SolveError(f"the network gave values that are not finite at |x| = {np.linalg.norm(x):.3g}.")
         return self.proposal.point(x, evaluation)
@@ -314,14 +349,14 @@ class PDEKernel(LatentKernel):
 
     def __init__(self, model: JacobianModel, basis: Basis, proposal: Proposal, **options):
         super().__init__(model, basis, proposal, **options)
-        if proposal.needs_derivative:
+        if proposal.derivatives != "none":
             check_gaussian(model.misfit, "model")
 
     def name(self) -> str:
         return f"PDE {type(self.proposal).__name__}"
 
     def init_sample(self, s) -> None:
-        evaluation = self._start(s, self.proposal.needs_derivative)
+        evaluation = self._start(s, self.proposal.derivatives)
         s.latent = self.proposal.point(self.coordinates.encode(s.m), evaluation)
 
     def sample(self, current, proposed) -> int:
@@ -330,7 +365,7 @@ class PDEKernel(LatentKernel):
         proposed.m = self._move(current, x, rng)
         self.counts.tested += 1
         try:
-            proposed.u, evaluation = self._pde.evaluate(proposed.m, self.proposal.needs_derivative)
+            proposed.u, evaluation = self._pde.evaluate(proposed.m, self.proposal.derivatives)
             proposed.latent = self.proposal.point(x, evaluation)
         except SolveError:
             self.counts.solve_failures += 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dolfin as dl
 import hippylib as hp
 import numpy as np
 
 from hippylib_dino.data.streams import noise_positions
 from hippylib_dino.errors import InputError, SolveError
-from hippylib_dino.mcmc.proposals import Evaluation
+from hippylib_dino.mcmc.proposals import Derivatives, Evaluation
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.modeling.observation import CovarianceStateObservation
 from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.model import SurrogateModel
@@ -115,22 +118,27 @@ class SurrogatePotential:
 
     def __init__(self, surrogate: SurrogateModel):
         noise, basis = surrogate.noise_covariance, surrogate.dino.output_basis
-        d = surrogate.misfit.d
-        data = gather(owned_values(d), d.mpi_comm())
-        residual = noise.whiten(data - basis.shift)
+        residual = noise.whiten(observed_data(surrogate.misfit) - basis.shift)
         orthonormal, self._decoder = np.linalg.qr(noise.whiten(basis.decoder))
         self._data = orthonormal.T @ residual
         self._constant = 0.5 * float(residual @ residual - self._data @ self._data)
         self._map = surrogate.dino.latent_map
 
-    def evaluate(self, x: np.ndarray, derivative: bool) -> Evaluation:
-        """Φ_s at x (rM,), with gradient and Gauss-Newton factor if `derivative`."""
-        if not derivative:
-            residual = self._decoder @ self._map.value(x) - self._data
-            return Evaluation(0.5 * float(residual @ residual) + self._constant)
-        value, jacobian = self._map.value_and_jacobian(x)
-        residual, factor = self._decoder @ value - self._data, self._decoder @ jacobian
-        return Evaluation(0.5 * float(residual @ residual) + self._constant, factor.T @ residual, factor)
+    def evaluate(self, x: np.ndarray, derivatives: Derivatives) -> Evaluation:
+        """Φ_s at x (rM,), with what derivatives are asked for."""
+        if derivatives == "none":
+            value, jacobian = self._map.value(x), None
+        else:
+            at = self._map.linearize(x)
+            value, jacobian = at.value, at.jacobian() if derivatives == "metric" else None
+        residual = self._decoder @ value - self._data
+        potential = 0.5 * float(residual @ residual) + self._constant
+        if derivatives == "none":
+            return Evaluation(potential)
+        if jacobian is None:
+            return Evaluation(potential, at.vjp(self._decoder.T @ residual))
+        factor = self._decoder @ jacobian
+        return Evaluation(potential, factor.T @ residual, factor)
 
 
 class PDEPotential:
@@ -145,8 +153,8 @@ class PDEPotential:
     def __init__(self, model: JacobianModel, coordinates: LatentCoordinates):
         self._model, self._coordinates = model, coordinates
 
-    def evaluate(self, m: dl.GenericVector, derivative: bool) -> tuple[dl.GenericVector, Evaluation]:
-        """State u(m), and Φ with gradient and factor along x if `derivative`.
+    def evaluate(self, m: dl.GenericVector, derivatives: Derivatives) -> tuple[Any, Evaluation]:
+        """State u(m), and Φ with what derivatives along x are asked for.
 
         Raises
         ------
@@ -157,21 +165,30 @@ class PDEPotential:
         potential = float(self._model.misfit.cost([u, m, None]))
         if not np.isfinite(potential):
             raise SolveError(f"the misfit is {potential} where the PDE has a solution.")
-        if not derivative:
+        if derivatives == "none":
             return u, Evaluation(potential)
-        noise, d = self._model.noise_covariance, self._model.misfit.d
-        residual = noise.whiten(self._model.observe(u) - gather(owned_values(d), d.mpi_comm()))
+        noise = self._model.noise_covariance
+        residual = noise.whiten(self._model.observe(u) - observed_data(self._model.misfit))
         factor = noise.whiten(self._coordinates.reduce(self._model.linearize_at(u, m)))
         return u, Evaluation(potential, factor.T @ residual, factor)
 
 
 def check_gaussian(misfit: hp.Misfit, name: str) -> None:
-    """Raise `InputError` unless the noise is Gaussian and the data one vector."""
-    inner = getattr(misfit, "misfit", misfit)  # of a surrogate's misfit, the user's
-    if isinstance(inner, hp.MultDiscreteStateObservation) or not isinstance(
-        getattr(inner, "d", None), dl.GenericVector
-    ):
-        raise InputError(
-            f"{name}: expected a misfit with Gaussian noise and one data vector `d`, got {type(inner).__name__}. "
-            "Use hp.DiscreteStateObservation or hd.CovarianceStateObservation."
-        )
+    """Raise `InputError` unless the noise is Gaussian, on observables of one time or several."""
+    for member in _members(misfit):
+        if not isinstance(member, (hp.DiscreteStateObservation, CovarianceStateObservation)):
+            raise InputError(
+                f"{name}: expected a misfit with Gaussian noise on observables B u, got {type(member).__name__}. "
+                "Use hp.DiscreteStateObservation or hd.CovarianceStateObservation."
+            )
+
+
+def observed_data(misfit: hp.Misfit) -> np.ndarray:
+    """The data d (dQ,) as they are now, on every rank; of all times for an `hp.MisfitTD`."""
+    return np.concatenate([gather(owned_values(member.d), member.d.mpi_comm()) for member in _members(misfit)])
+
+
+def _members(misfit: hp.Misfit) -> list[hp.Misfit]:
+    """The user's misfit, or those of an `hp.MisfitTD`, which a surrogate's misfit wraps."""
+    own = getattr(misfit, "misfit", misfit)
+    return list(own.misfits) if isinstance(own, hp.MisfitTD) else [own]

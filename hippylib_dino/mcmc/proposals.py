@@ -29,7 +29,7 @@ J. Comput. Phys. 335 (2017).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     import hippylib as hp
 
     from hippylib_dino.mcmc.potentials import LatentCoordinates
+
+
+Derivatives = Literal["none", "gradient", "metric"]
 
 
 class Evaluation(NamedTuple):
@@ -135,11 +138,11 @@ class Proposal(ABC):
 
     Attributes
     ----------
-    needs_derivative : bool
-        Whether points need gradient and Gauss-Newton factor of the potential.
+    derivatives : str
+        What points need of the potential: "none", its "gradient", or also the Gauss-Newton factor of its "metric".
     """
 
-    needs_derivative: bool
+    derivatives: Derivatives
 
     def __init__(self, step: float):
         if not (np.isfinite(step) and step > 0):
@@ -186,7 +189,7 @@ class Proposal(ABC):
 class PCN(Proposal):
     """Preconditioned Crank-Nicolson: the prior alone."""
 
-    needs_derivative = False
+    derivatives = "none"
 
     def point(self, x: np.ndarray, evaluation: Evaluation) -> LatentPoint:
         return LatentPoint(x, evaluation.potential, None, None)
@@ -195,20 +198,23 @@ class PCN(Proposal):
 class MALA(Proposal):
     """Metropolis-adjusted Langevin in the metric of the prior."""
 
-    needs_derivative = True
+    derivatives = "gradient"
 
     def point(self, x: np.ndarray, evaluation: Evaluation) -> LatentPoint:
-        gradient = _derivatives(evaluation)[0]
-        return LatentPoint(x, evaluation.potential, -gradient, None)
+        if evaluation.gradient is None:
+            raise InputError("evaluation: expected the gradient of the potential, got none.")
+        return LatentPoint(x, evaluation.potential, -evaluation.gradient, None)
 
 
 class Geometric(Proposal):
     """mMALA without the derivative of the metric: Gauss-Newton Hessian and gradient at each point."""
 
-    needs_derivative = True
+    derivatives = "metric"
 
     def point(self, x: np.ndarray, evaluation: Evaluation) -> LatentPoint:
-        gradient, factor = _derivatives(evaluation)
+        gradient, factor = evaluation.gradient, evaluation.factor
+        if gradient is None or factor is None:
+            raise InputError("evaluation: expected gradient and Gauss-Newton factor of the potential, got none.")
         return LatentPoint(x, evaluation.potential, factor.T @ (factor @ x) - gradient, Metric(factor))
 
 
@@ -222,7 +228,7 @@ class Laplace(Proposal):
         From `hd.laplace`, of the surrogate or of the PDE; it shapes the proposals, and decides nothing else.
     """
 
-    needs_derivative = False
+    derivatives = "none"
 
     def __init__(self, step: float, posterior: hp.GaussianLRPosterior):
         super().__init__(step)
@@ -240,9 +246,3 @@ class Laplace(Proposal):
 
     def point(self, x: np.ndarray, evaluation: Evaluation) -> LatentPoint:
         return LatentPoint(x, evaluation.potential, self._force, self._metric)
-
-
-def _derivatives(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    if evaluation.gradient is None or evaluation.factor is None:
-        raise InputError("evaluation: expected gradient and Gauss-Newton factor, got the potential alone.")
-    return evaluation.gradient, evaluation.factor

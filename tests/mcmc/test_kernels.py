@@ -13,6 +13,7 @@ from hippylib_dino.mcmc.potentials import SurrogatePotential
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from hippylib_dino.network.polynomial import Polynomial
 from tests import problems
+from tests.surrogate import affine_problems
 
 VARIANCE = 1e-2  # of the noise
 ENOUGH = 80  # effective samples of each comparison: with fewer, Monte Carlo deviations are rough themselves
@@ -130,6 +131,28 @@ def test_exact_surrogate_is_always_believed(problem):
     assert chains.counts[0]["accepted"] == chains.counts[0]["tested"] == 20
 
 
+@pytest.mark.parametrize(
+    ("flavour", "prior", "misfit"),
+    [
+        ("observable", "LaplacianPrior", "CovarianceStateObservation"),
+        ("observable", "GaussianRealPrior", "DiscreteStateObservation"),
+        ("time", "BiLaplacianPrior", "CovarianceStateObservation"),
+    ],
+)
+def test_exact_surrogate_is_believed_with_any_prior_and_at_several_times(flavour, prior, misfit):
+    model = affine_problems.build(hd.sample_communicator(), flavour, prior, misfit)
+    dino = affine_problems.exact_dino(model)
+    surrogate = hd.SurrogateModel(dino, model.prior, model.misfit)
+    kernel = mcmc.DelayedAcceptance(model, surrogate, mcmc.Geometric(1.0), subchain=2)
+    own = mcmc.PDEKernel(model, dino.input_basis, mcmc.Geometric(1.0))
+    for one in (kernel, own):
+        current, proposed = begin(one)
+        for _ in range(10):
+            one.sample(current, proposed)
+            assert current.cost == pytest.approx(current.latent.potential, rel=1e-6, abs=1e-6)
+        assert one.counts.accepted == one.counts.tested == 10
+
+
 # ---- in hIPPYlib's own loop --------------------------------------------------------------
 
 
@@ -170,7 +193,7 @@ def test_samples_carry_state_and_misfit_of_the_pde(problem):
     assert current.cost == pytest.approx(problem.model.cost([u, current.m, None])[2], rel=1e-10)
     x = kernel.coordinates.encode(current.m)
     np.testing.assert_allclose(current.latent.x, x, rtol=0, atol=1e-9)
-    potential = SurrogatePotential(kernel.surrogate).evaluate(x, False).potential
+    potential = SurrogatePotential(kernel.surrogate).evaluate(x, "none").potential
     assert current.latent.potential == pytest.approx(potential, rel=1e-8)
     assert potential == pytest.approx(kernel.surrogate.cost([_observable(kernel, current.m), current.m, None])[2])
 
@@ -191,6 +214,26 @@ def test_one_solve_for_each_proposal_of_the_surrogate_and_none_otherwise(problem
     assert problem.model.n_fwd_solve - before == kernel.counts.tested == kernel.counts.surrogate_accepted
     assert 0 < kernel.counts.tested < 60
     assert kernel.counts.steps == kernel.counts.surrogate_steps == 60
+
+
+def test_tuned_step_is_the_longest_that_the_surrogate_accepts(problem):
+    kernel = delayed(problem, "wrong", "PCN", 1)
+    before = problem.model.n_fwd_solve
+    h = kernel.tune(problem.model.prior.mean)
+    assert h == kernel.proposal.step
+    assert problem.model.n_fwd_solve == before
+    assert kernel.counts == mcmc.Counts()
+    kernel.warm_start(problem.model.prior.mean, 3000)
+    shares = [kernel.counts.surrogate_accepted / 3000]
+    kernel.restart(1)
+    kernel.proposal.step = 4 * h
+    kernel.warm_start(problem.model.prior.mean, 3000)
+    shares.append(kernel.counts.surrogate_accepted / 3000)
+    assert shares[1] < 0.2 < shares[0] + 0.05
+    exact = delayed(problem, "exact", "Geometric", 1)
+    assert exact.tune(problem.model.prior.mean) == 4.0  # a Gaussian posterior: no proposal is rejected
+    with pytest.raises(hd.errors.InputError, match="acceptance: expected a share"):
+        exact.tune(problem.model.prior.mean, acceptance=20.0)
 
 
 def test_consumed_steps_leave_the_later_ones_as_they_are(problem):
@@ -277,8 +320,8 @@ def test_a_start_where_the_pde_fails_is_an_error_before_anything_runs(problem, m
 def test_a_network_without_finite_answer_is_a_rejection_that_is_counted(problem, monkeypatch):
     evaluate = SurrogatePotential.evaluate
 
-    def bounded(self, x, derivative):
-        found = evaluate(self, x, derivative)
+    def bounded(self, x, derivatives):
+        found = evaluate(self, x, derivatives)
         return found._replace(potential=np.nan) if x[0] > 0.0 else found
 
     monkeypatch.setattr(SurrogatePotential, "evaluate", bounded)
@@ -341,9 +384,14 @@ def test_a_basis_of_another_prior_is_seen(problem):
         mcmc.LatentCoordinates(other, problem.surrogates["exact"].dino.input_basis)
 
 
-def test_multiplicative_noise_is_refused(problem, linear_dino):
+def test_misfits_without_gaussian_noise_on_observables_are_refused(problem, linear_dino):
     model = problem.model
     misfit = hp.MultDiscreteStateObservation(model.misfit.B, Mpar=1.0)
     surrogate = hd.SurrogateModel(linear_dino, model.prior, misfit)
-    with pytest.raises(hd.errors.InputError, match="Gaussian noise"):
+    with pytest.raises(hd.errors.InputError, match="Gaussian noise on observables B u, got MultDiscrete"):
         mcmc.DelayedAcceptance(model, surrogate, mcmc.Geometric(1.0))
+    whole = affine_problems.build(hd.sample_communicator(), "state")
+    dino = affine_problems.exact_dino(whole)
+    surrogate = affine_problems.surrogate_of(whole, dino)
+    with pytest.raises(hd.errors.InputError, match="Gaussian noise on observables B u, got Continuous"):
+        mcmc.DelayedAcceptance(whole, surrogate, mcmc.Geometric(1.0))

@@ -163,5 +163,5 @@ def test_laplace_posterior_needs_a_mean():
 
 @pytest.mark.parametrize("proposal", [MALA(1.0), Geometric(1.0)])
 def test_derivatives_that_are_missing_are_an_error(proposal):
-    with pytest.raises(hd.errors.InputError, match="expected gradient"):
+    with pytest.raises(hd.errors.InputError, match=r"expected .*gradient"):
         proposal.point(np.zeros(2), Evaluation(0.0))
