@@ -48,6 +48,8 @@ def solve_map(model: hp.Model) -> tuple[list, hp.ReducedSpaceNewtonCG, float]:
     parameters["abs_tolerance"] = 1e-10
     parameters["max_iter"] = 50
     parameters["print_level"] = -1
+    if isinstance(model.problem, hp.TimeDependentPDEVariationalProblem):
+        parameters["GN_iter"] = parameters["max_iter"]  # hIPPYlib's full Hessian of these is not right
     solver = hp.ReducedSpaceNewtonCG(model, parameters)
     start = time.perf_counter()
     x = solver.solve([None, model.prior.mean.copy(), None])
@@ -69,7 +71,12 @@ def synthetic_data(model: hd.JacobianModel, index: int) -> dl.GenericVector:
     """Put noisy observations of a prior sample into the misfit; return the sample."""
     truth = hd.data.draw_parameter(model.prior, TRUTH_SEED, index)
     noise = model.noise_covariance.sample(np.random.default_rng([TRUTH_SEED, index]))
-    hd.modeling.set_owned_values(model.misfit.d, model.evalObservable(truth) + noise)
+    data = model.evalObservable(truth) + noise
+    if model.time_dependent:
+        for member, rows in zip(model.misfit.misfits, model.observation.rows, strict=True):
+            hd.modeling.set_owned_values(member.d, data[rows])
+    else:
+        hd.modeling.set_owned_values(model.misfit.d, data)
     return truth
 
 

@@ -85,6 +85,17 @@ def _data_vector(B) -> dl.Vector:
     return vector
 
 
+def _plain(vector: dl.GenericVector) -> dl.Vector:
+    """A copy without the local numbering of hIPPYlib's observation operator, in which `set_local` permutes entries.
+
+    `hp.MultDiscreteStateObservation` writes by it: on several ranks its gradient would be wrong.
+    """
+    out = dl.Vector(vector.mpi_comm())
+    out.init(vector.local_range())
+    set_owned_values(out, owned_values(vector))
+    return out
+
+
 def observation_operator(misfit: hp.Misfit) -> dl.Matrix:
     """The misfit's linear observation operator B, (dQ x dU).
 
@@ -163,13 +174,13 @@ class ObservableMisfit(hp.Misfit):
     """
 
     def __init__(self, misfit: hp.Misfit):
-        self.B = Identity(_data_vector(observation_operator(misfit)))
+        self.B = Identity(_plain(_data_vector(observation_operator(misfit))))
         self.misfit = misfit
         self._twin = copy.copy(misfit)
         self._own = {"B"}
         for name, value in vars(misfit).items():
             if isinstance(value, dl.GenericVector) and name != "d":
-                setattr(self._twin, name, value.copy())
+                setattr(self._twin, name, _plain(value))
                 self._own.add(name)
         self._twin.B = self.B
 
@@ -183,7 +194,7 @@ class ObservableMisfit(hp.Misfit):
             )
         for name, value in vars(self.misfit).items():
             if name not in self._own:
-                setattr(self._twin, name, value)
+                setattr(self._twin, name, _plain(value) if isinstance(value, dl.GenericVector) else value)
         return self._twin
 
     @property

@@ -107,6 +107,11 @@ def _check_acts_on(misfit: hp.Misfit, state_space: dl.FunctionSpace) -> None:
         raise MisfitError(
             "misfit: this DINO gives the state of a steady problem, and an hp.MisfitTD acts on trajectories."
         )
+    if isinstance(misfit, hp.MultDiscreteStateObservation) and state_space.mesh().mpi_comm().size > 1:
+        raise MisfitError(
+            "misfit: hIPPYlib's gradient of hp.MultDiscreteStateObservation is wrong on a mesh over several ranks. Use "
+            "one rank, or a DINO of the observables B u, whose data have another numbering."
+        )
     operator = getattr(misfit, "W", getattr(misfit, "B", None))
     if operator is None:
         return  # the user's own, of which nothing is known

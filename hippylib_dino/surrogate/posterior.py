@@ -68,8 +68,9 @@ def laplace(
 def _default_rank(model: hp.Model) -> int:
     """What bounds the rank of the Gauss-Newton Hessian: observables and latent parameters; at most 100."""
     limits = [100, model.prior.mean.size()]
-    if hasattr(model.misfit, "B"):
-        limits.append(model.misfit.B.size(0))
+    members = model.misfit.misfits if isinstance(model.misfit, hp.MisfitTD) else [model.misfit]
+    if all(hasattr(member, "B") for member in members):
+        limits.append(sum(member.B.size(0) for member in members))
     if isinstance(model, SurrogateModel):
         limits.append(model.dino.input_basis.rank)
     return min(limits)

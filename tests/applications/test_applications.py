@@ -9,7 +9,13 @@ import dolfin as dl
 import pytest
 
 # the script of each; the first script of a user is one file
-SCRIPTS = {"confusion": "run", "hyperelasticity": "run", "poisson": "script", "reaction_diffusion": "run"}
+SCRIPTS = {
+    "confusion": "run",
+    "heat": "run",
+    "hyperelasticity": "run",
+    "poisson": "script",
+    "reaction_diffusion": "run",
+}
 PICTURES = {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +83,7 @@ def same_compiler_flags_afterwards():
 
 @pytest.mark.usefixtures("same_compiler_flags_afterwards")
 @pytest.mark.parametrize(
-    ("name", "more_pictures"), [("reaction_diffusion", ()), ("hyperelasticity", ("displacement",))]
+    ("name", "more_pictures"), [("heat", ()), ("reaction_diffusion", ()), ("hyperelasticity", ("displacement",))]
 )
 def test_run(tmp_path, capsys, name, more_pictures):
     main = importlib.import_module(f"applications.{name}.run").main

@@ -5,7 +5,9 @@ The problems are affine and the DINOs exact, so that a loop on the surrogate giv
 
 import contextlib
 import itertools
+import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -280,19 +282,32 @@ def test_loop_tells_a_wrong_surrogate(pairs, on_the_pde, flavour, loop):
 CELLS = [(m, f) for f in FLAVOURS for m in MISFITS if m != "ContinuousStateObservation" or f == "state"]
 
 
+@pytest.fixture(scope="module")
+def on_one_rank(pairs):
+    """PDE and surrogate with another misfit or prior, made once."""
+    made = {}
+
+    def pair(name, flavour):
+        if (name, flavour) not in made:
+            model = build(COMM, flavour, **{"misfit" if name in MISFITS else "prior": name})
+            dino = pairs[flavour][1].dino if name in MISFITS else exact_dino(model)
+            made[name, flavour] = model, surrogate_of(model, dino)
+        return made[name, flavour]
+
+    return pair
+
+
 @pytest.mark.parametrize(("misfit", "flavour"), CELLS)
-def test_misfit(pairs, misfit, flavour):
+def test_misfit(on_one_rank, misfit, flavour):
     """MAP and Laplace approximation with any misfit on what the DINO of the flavour gives."""
-    model = build(COMM, flavour, misfit=misfit)
-    surrogate = surrogate_of(model, pairs[flavour][1].dino)
+    model, surrogate = on_one_rank(misfit, flavour)
     assert distance(map_and_laplace(surrogate), map_and_laplace(model)) < 1e-6
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("prior", PRIORS)
-def test_prior(prior, flavour):
-    model = build(COMM, flavour, prior=prior)
-    surrogate = surrogate_of(model, exact_dino(model))
+def test_prior(on_one_rank, prior, flavour):
+    model, surrogate = on_one_rank(prior, flavour)
     assert distance(map_and_laplace(surrogate), map_and_laplace(model)) < 1e-6
 
 
@@ -573,3 +588,72 @@ def test_time_dependent_data_and_noise_are_read_at_each_call(pairs):
 
 
 # ---- two ranks -------------------------------------------------------------------------------
+
+WITHOUT_CHANCE = tuple(LOOPS)[:5]  # others draw numbers, whose order depends on the partition
+OTHER_PRIORS = PRIORS[1:]
+ON_TWO_RANKS = [
+    *((loop, flavour) for loop in LOOPS for flavour in FLAVOURS),
+    *(cell for cell in CELLS if cell != ("MultDiscreteStateObservation", "state")),
+    *((prior, flavour) for prior in OTHER_PRIORS for flavour in FLAVOURS),
+]
+
+
+def compared_there(name, flavour):
+    """Whether with the PDE on two ranks: not where it is slow, and not where hIPPYlib's gradient is wrong there."""
+    return flavour != "time" and name != "MultDiscreteStateObservation"
+
+
+def on_all_ranks(comm, folder):
+    """Every cell on a partitioned mesh: what the surrogate gives, and how far that is from the PDE."""
+    dl.parameters["dof_ordering_library"] = "Boost"  # dolfin's SCOTCH fails on a rank without a number of a Real space
+    distances, answers = {}, {}
+
+    def run(name, flavour, dino, loop=map_and_laplace, **changes):
+        cell, model = f"{name}-{flavour}", build(comm, flavour, **changes)
+        answers[cell] = loop(surrogate_of(model, hd.DINO.load(f"{folder}/{dino}.dino")))
+        if compared_there(name, flavour):
+            distances[cell] = distance(answers[cell], loop(model))
+
+    for name, flavour in ON_TWO_RANKS:
+        if name in LOOPS:
+            run(name, flavour, flavour, LOOPS[name])
+        elif name in MISFITS:
+            run(name, flavour, flavour, misfit=name)
+        else:
+            run(name, flavour, f"{name}-{flavour}", prior=name)
+    with pytest.raises(MisfitError, match=r"hIPPYlib's gradient of hp\.MultDiscreteStateObservation is wrong"):
+        run("MultDiscreteStateObservation", "state", "state", misfit="MultDiscreteStateObservation")
+    if comm.rank == 0:
+        Path(folder, "distances.json").write_text(json.dumps(distances))
+        np.savez(f"{folder}/answers.npz", **answers)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(pairs, on_one_rank, run_python, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    for flavour, (_, surrogate) in pairs.items():
+        surrogate.dino.save(folder / f"{flavour}.dino")
+        for prior in OTHER_PRIORS:
+            on_one_rank(prior, flavour)[1].dino.save(folder / f"{prior}-{flavour}.dino")
+    code = f"""
+import gc
+gc.disable()  # it would delete matrices at other times on each rank, and that is collective
+import hippylib_dino as hd
+from tests.surrogate import test_loops
+test_loops.on_all_ranks(hd.sample_communicator(None), {str(folder)!r})
+"""
+    run_python(code, ranks=2, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1")
+    return json.loads((folder / "distances.json").read_text()), np.load(folder / "answers.npz")
+
+
+@pytest.mark.parametrize(("name", "flavour"), ON_TWO_RANKS)
+def test_cell_on_two_ranks(two_ranks, on_the_pde, on_one_rank, name, flavour):
+    distances, cell = two_ranks[0], f"{name}-{flavour}"
+    found = two_ranks[1][cell]
+    assert np.isfinite(found).all()
+    if compared_there(name, flavour):
+        assert distances[cell] < 1e-5
+    if name in WITHOUT_CHANCE:
+        assert distance(found, on_the_pde(name, flavour)) < 1e-5
+    elif name not in LOOPS:
+        assert distance(found, map_and_laplace(on_one_rank(name, flavour)[1])) < 1e-5

@@ -1,0 +1,3 @@
+from applications.heat.model import build
+
+__all__ = ["build"]
