@@ -4,6 +4,8 @@ VENV    ?= .venv
 NP      ?= 2
 # of TensorFlow in the demo; BLAS keeps one, its matrices are small
 THREADS ?= 2
+# tests run in so many processes
+WORKERS ?= 2
 OUTPUT  := demo-output
 
 ifeq ($(origin PYTHON),command line)
@@ -45,8 +47,8 @@ $(VENV)/.ready: setup.py scripts/setup.sh
 	VENV="$(VENV)" bash scripts/setup.sh
 	@touch $@
 
-test: $(READY)  ## all tests; PYTEST_ARGS="-k basis" for some
-	$(call threads,1) $(PYTHON) -m pytest -q $(PYTEST_ARGS)
+test: $(READY)  ## all tests on WORKERS processes; PYTEST_ARGS="-k basis" for some
+	$(call threads,1) $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 demo: $(READY)  ## generate on NP ranks, train, infer: figures in demo-output
 	$(call threads,1) $(MPIRUN) -n $(NP) $(PYTHON) -m applications.confusion.run --output $(OUTPUT) --generate-only

@@ -55,7 +55,7 @@ setup(
         "baselines": [SCIKIT_LEARN],
         "mcmc": [ARVIZ],
         "search": [OPTUNA],
-        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.9", ARVIZ, JAX, OPTUNA, SCIKIT_LEARN],
+        "dev": ["mypy>=1.15", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", ARVIZ, JAX, OPTUNA, SCIKIT_LEARN],
     },
     entry_points={"console_scripts": ["hippylib-dino = hippylib_dino.cli:main"]},
     classifiers=[

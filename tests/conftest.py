@@ -11,6 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure(config):
+    """Workers that run side by side share one compile cache."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from hippylib_dino.modeling import serialize_compilation
+
+        serialize_compilation()
+
+
 @pytest.fixture(scope="session")
 def models():
     """PDE models by name."""

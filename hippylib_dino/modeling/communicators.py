@@ -46,7 +46,7 @@ def sample_communicator(ranks_per_sample: int | None = 1) -> MPI.Comm:
 
 
 def serialize_compilation() -> None:
-    """Let one process at a time write dolfin's compile cache, if this run has several.
+    """Let one process at a time write dolfin's compile cache: ranks of a run, and runs beside each other.
 
     dolfin guards its cache only among the ranks of one mesh.  Ranks that each have a mesh of
     their own compile the same form at the same moment, and the losers die or hang.  The guard is
@@ -55,7 +55,7 @@ def serialize_compilation() -> None:
     import dijitso
     from dijitso.cache import lookup_lib
 
-    if MPI.COMM_WORLD.size == 1 or dijitso.jit.__name__ == "guarded_jit":
+    if dijitso.jit.__name__ == "guarded_jit":
         return
     unguarded = dijitso.jit
     guard = _FileLock()

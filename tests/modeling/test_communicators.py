@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from mpi4py import MPI
 
@@ -25,9 +27,22 @@ dijitso.jit(None, "no_such_library", {{"cache": {{"cache_dir": {cache!r}}}}})
 """
 
 
-def _overlaps(run_python, tmp_path, guard):
+def _overlaps(run_python, tmp_path, guard, apart=False):
     log = tmp_path / f"log-{guard}"
-    run_python(COMPILE.format(log=str(log), cache=str(tmp_path / "cache"), guard=guard), ranks=2, timeout=60)
+    code = COMPILE.format(log=str(log), cache=str(tmp_path / "cache"), guard=guard)
+    if apart:
+        meet = tmp_path / "meet"  # in place of the barrier
+        meet.mkdir()
+        code = code.replace(
+            "MPI.COMM_WORLD.Barrier()",
+            f"import os, pathlib\npathlib.Path({str(meet)!r}, str(os.getpid())).touch()\n"
+            f"while len(os.listdir({str(meet)!r})) < 2: time.sleep(0.01)",
+        )
+        with ThreadPoolExecutor(2) as pool:
+            for run in [pool.submit(run_python, code, timeout=60) for _ in range(2)]:
+                run.result()
+    else:
+        run_python(code, ranks=2, timeout=60)
     words = [line.split()[0] for line in log.read_text().splitlines()]
     assert sorted(words) == ["enter", "enter", "leave", "leave"]
     return words[:2] == ["enter", "enter"]
@@ -35,6 +50,10 @@ def _overlaps(run_python, tmp_path, guard):
 
 def test_one_rank_compiles_at_a_time(run_python, tmp_path):
     assert not _overlaps(run_python, tmp_path, guard=True)
+
+
+def test_one_of_two_runs_beside_each_other_compiles_at_a_time(run_python, tmp_path):
+    assert not _overlaps(run_python, tmp_path, guard=True, apart=True)
 
 
 def test_without_the_guard_ranks_compile_at_the_same_time(run_python, tmp_path):
