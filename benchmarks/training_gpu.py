@@ -145,7 +145,7 @@ def main(output: Path = HERE / "results" / "training_gpu.md") -> None:
     device = jax.devices()[0].device_kind
     note = (
         f"{device}; Keras {keras.__version__} on JAX {jax.__version__}, float32. Limits: XLA's count of one step's "
-        f"operations and of the bytes it touches, at the rates measured here in the same run, {rate / 1e12:.0f} TFLOP/s "
+        f"operations and of the bytes it touches, at rates measured in the same run, {rate / 1e12:.0f} TFLOP/s "
         f"of a float32 matrix product and {bandwidth / 1e12:.2f} TB/s. Medians."
     )
     heading = f"# An epoch on a GPU: N = {N}, ranks ({INPUT_RANK}, {OUTPUT_RANK}), network 3 × {HIDDEN[0]}"

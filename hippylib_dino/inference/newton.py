@@ -21,8 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg.blas import dsyrk
-from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from hippylib_dino.network.latent_map import LatentMap, Linearization
 
@@ -71,32 +70,39 @@ class _Points:
     def gradient(self) -> np.ndarray:
         return self.x + self._at.vjp(self._residual @ self._L.T)
 
-    def whitened_jacobian(self) -> np.ndarray:
-        """Lᵀ∂f, (n, rQ, rM)."""
-        return self._L.T @ self._at.jacobian()
-
     def hessian(self) -> Callable[[np.ndarray], np.ndarray]:
         misfit = self._at.hessian(self._residual @ self._L.T, self._L @ self._L.T)
         return lambda v: v + misfit(v)
 
 
+def _rough_jacobian(f: LatentMap, L: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Lᵀ∂f (n, rQ, rM), as exact as a step or a preconditioner needs it."""
+    J = f.rough_jacobian(x)
+    return np.matmul(L.T.astype(J.dtype), J)
+
+
 class _GaussNewtonInverse:
-    """(K I + JᵀJ)⁻¹ = (I - Jᵀ(K I + JJᵀ)⁻¹J)/K by products with a matrix of size rQ (Woodbury)."""
+    """(K I + JᵀJ)⁻¹ = (I - PᵀP)/K with P = C⁻¹J and CCᵀ = K I + JJᵀ, of size rQ (Woodbury)."""
 
     def __init__(self, J: np.ndarray, shift: np.ndarray):
-        self._J, self._shift = J, shift[:, None]
-        self._inner = np.empty((len(J), J.shape[1], J.shape[1]))
-        for Jk, k, out in zip(
-            J, shift, self._inner, strict=True
-        ):  # SciPy's BLAS is much faster than NumPy's, see there
-            gram = dsyrk(1.0, Jk.T, trans=1, lower=1)
+        self._shift, self._P = shift[:, None], np.empty_like(J)
+        syrk, trsm = get_blas_funcs(("syrk", "trsm"), dtype=J.dtype)
+        (potrf,) = get_lapack_funcs(("potrf",), dtype=J.dtype)
+        for Jk, k, P in zip(J, shift, self._P, strict=True):  # SciPy's BLAS is much faster than NumPy's, see there
+            gram = syrk(1.0, Jk.T, trans=1, lower=1)
             gram.flat[:: len(gram) + 1] += k
-            inverse, _ = dpotri(dpotrf(gram, lower=1)[0], lower=1)
-            out[:] = np.tril(inverse) + np.tril(inverse, -1).T
+            # its rows in memory are the columns of Fortran's: P = C⁻¹J as Pᵀ = JᵀC⁻ᵀ
+            P[:] = trsm(1.0, potrf(gram, lower=1)[0], Jk.T, side=1, lower=1, trans_a=1).T
+
+    def at(self, k: np.ndarray) -> _GaussNewtonInverse:
+        """Those of some data sets."""
+        part = object.__new__(_GaussNewtonInverse)
+        part._shift, part._P = self._shift[k], self._P[k]
+        return part
 
     def __call__(self, v: np.ndarray) -> np.ndarray:
-        seen = self._inner @ (self._J @ v[..., None])
-        return (v - (self._J.swapaxes(1, 2) @ seen)[..., 0]) / self._shift
+        seen = np.matmul(self._P, v[..., None].astype(self._P.dtype))
+        return (v - np.matmul(self._P.swapaxes(1, 2), seen)[..., 0]) / self._shift
 
 
 def solve(
@@ -115,8 +121,9 @@ def solve(
     max_iter : int
         Steps of both kinds together.
     """
-    at_mean = _Points(f, L, b, np.zeros_like(start))
-    scale = np.maximum(np.linalg.norm(at_mean.gradient(), axis=1), np.finfo(float).tiny)
+    value, jacobian = f.value_and_jacobian(np.zeros(f.input_rank))
+    at_mean = (value @ L - b) @ (L.T @ jacobian)
+    scale = np.maximum(np.linalg.norm(at_mean, axis=1), np.finfo(float).tiny)
     state = _State(start.copy(), np.zeros(len(b), dtype=int), scale)
     J = _gauss_newton(f, L, b, state, max(rel_tolerance, NEWTON_FROM), max_iter)
     _newton(f, L, b, state, J, rel_tolerance, max_iter)
@@ -141,7 +148,7 @@ def _gauss_newton(
 ) -> np.ndarray:
     """Step until the gradient is below `tolerance`; return the last Jacobians, (n, rQ, rM)."""
     points = _Points(f, L, b, state.x)
-    cost, gradient, J = points.cost, points.gradient(), points.whitened_jacobian()
+    cost, gradient, J = points.cost, points.gradient(), _rough_jacobian(f, L, state.x)
     damping, growth = np.zeros(len(b)), np.full(len(b), 2.0)
     # a first damping, should one be needed: a fraction of the Hessian's mean eigenvalue
     least = 1e-3 * np.maximum((J**2).sum(axis=(1, 2)) / J.shape[1], 1.0)
@@ -167,7 +174,7 @@ def _gauss_newton(
         gradient[k[good]] = trial.gradient()[good]
         new = k[good][state.far(gradient, tolerance)[k[good]]]
         if len(new):
-            J[new] = _Points(f, L, b[new], state.x[new]).whitened_jacobian()
+            J[new] = _rough_jacobian(f, L, state.x[new])
 
 
 def _newton(
@@ -175,6 +182,7 @@ def _newton(
 ) -> None:
     """Newton-CG steps, preconditioned by I + JᵀJ, until the gradient is below `tolerance`."""
     active = np.arange(len(b))
+    inverse = None
     while True:
         points = _Points(f, L, b[active], state.x[active])
         gradient = points.gradient()
@@ -185,8 +193,8 @@ def _newton(
         if not going.all():
             active = active[going]
             continue
-        inverse = _GaussNewtonInverse(J[active], np.ones(len(active)))
-        step = _conjugate_gradients(points.hessian(), inverse, gradient, np.minimum(0.1, norm))
+        inverse = inverse or _GaussNewtonInverse(J, np.ones(len(b)))
+        step = _conjugate_gradients(points.hessian(), inverse.at(active), gradient, np.minimum(0.1, norm))
         moved = _backtrack(f, L, b[active], points, step, (gradient * step).sum(axis=1))
         state.x[active] = np.where(moved[:, None] > 0, points.x + moved[:, None] * step, points.x)
         state.iterations[active] += 1

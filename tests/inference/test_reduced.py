@@ -124,6 +124,9 @@ class Broken:
     def __init__(self, latent):
         self._latent = latent
 
+    def __getattr__(self, name):
+        return getattr(self._latent, name)
+
     def linearize(self, x):
         at = self._latent.linearize(x)
         at.value = np.where(np.linalg.norm(x, axis=-1, keepdims=True) > 0.5, np.nan, at.value)
