@@ -10,7 +10,6 @@ Jacobian is that of the reduced one plus what the bases cut off.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from hippylib_dino.data.dataset import Samples
 from hippylib_dino.errors import InputError
@@ -135,6 +134,8 @@ def confidence_intervals(squares: dict[str, np.ndarray], level: float = 0.95) ->
     >>> low < np.sqrt(1.34) < high
     True
     """
+    from scipy.stats import bootstrap  # slow to import: a process that only infers does without
+
     table = np.array(list(squares.values()))
     if table.shape[1] < 2:
         return dict.fromkeys(squares, (float("nan"), float("nan")))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.errors import InputError
@@ -90,7 +90,7 @@ def calibration(dino: DINO, dataset: Dataset, part: str = "test", levels: Sequen
         raise InputError(f"part: expected at least 2 {part} samples, got {len(samples)}; generate with n_{part}.")
     deviation, spread = samples.y - ensemble.value(samples.x), ensemble.spread(samples.x)
     degrees = len(ensemble.members) - 1
-    quantiles = student.ppf(0.5 * (1 + np.asarray(levels)), degrees)
+    quantiles = stdtrit(degrees, 0.5 * (1 + np.asarray(levels)))
     by_sample, predicted = np.linalg.norm(deviation, axis=1), np.linalg.norm(spread, axis=1)
     return Calibration(
         levels=tuple(levels),
