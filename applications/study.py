@@ -126,7 +126,8 @@ def compare(model: hd.JacobianModel, dino: hd.DINO) -> Comparison:
     # a surrogate of lower rank has fewer eigenvalues
     shared = min(len(values) for values in spectra.values())
     spectra = {name: values[:shared] for name, values in spectra.items()}
-    leading = slice(0, 20)
+    # of those below 1 the prior knows more than the data
+    leading = slice(0, min(20, max(1, np.count_nonzero(spectra["PDE"] > 1))))
     numbers["comparison"] = {
         "map_distance": relative_distance(model.prior, fields["surrogate MAP"], fields["PDE MAP"]),
         "eigenvalue_error_mean": float(np.mean(np.abs(spectra["surrogate"] / spectra["PDE"] - 1)[leading])),
@@ -201,7 +202,7 @@ def report(output: Path, numbers: dict, title: str) -> None:
     comparison, errors = numbers["comparison"], numbers["errors"]
     table.add_row("MAP: surrogate against PDE (mass norm)", "", f"{comparison['map_distance']:.2%}")
     table.add_row("MAP: speed-up", "", f"{comparison['map_speedup']:.0f}x")
-    table.add_row("Laplace: mean error of 20 eigenvalues", "", f"{comparison['eigenvalue_error_mean']:.2%}")
+    table.add_row("Laplace: mean error of up to 20 eigenvalues > 1", "", f"{comparison['eigenvalue_error_mean']:.2%}")
     table.add_row("Laplace: pointwise deviation against PDE", "", f"{comparison['deviation_distance']:.2%}")
     table.add_row("held-out error of the observable", "", f"{errors['observable']:.2%}")
     table.add_row("held-out error of the full Jacobian", "", f"{errors['jacobian']:.2%}")
