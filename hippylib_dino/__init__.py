@@ -27,6 +27,7 @@ _HOME = {
     "calibration": "network",
     "certify": "surrogate",
     "certify_laplace": "surrogate",
+    "enrich": "surrogate",
     "generate": "data",
     "kernel_regression": "network",
     "laplace": "surrogate",

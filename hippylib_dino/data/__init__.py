@@ -3,15 +3,15 @@
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.data.report import bias_of_failures, report
 
-__all__ = ["Dataset", "Samples", "bias_of_failures", "draw_parameter", "generate", "report"]
+__all__ = ["Dataset", "Samples", "append", "bias_of_failures", "draw_parameter", "generate", "report"]
 
 
 def __getattr__(name: str):
     """Generation needs dolfin; reading a dataset does not."""
-    if name == "generate":
-        from hippylib_dino.data.generation import generate
+    if name in ("append", "generate"):
+        from hippylib_dino.data import generation
 
-        return generate
+        return getattr(generation, name)
     if name == "draw_parameter":
         from hippylib_dino.data.streams import draw_parameter
 

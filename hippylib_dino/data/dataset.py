@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from hippylib_dino.data.plan import SPLITS, Plan
+from hippylib_dino.data.plan import GIVEN, SPLITS, Plan
 from hippylib_dino.errors import DatasetError, InputError
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.reduction.ranks import Rank, rank_within
@@ -208,6 +209,12 @@ class Dataset:
         )
         return view
 
+    def reopened(self) -> Dataset:
+        """What is on disk now, in the ranks of this view."""
+        fresh = Dataset.open(self.path)
+        fresh._ranks = self._ranks
+        return fresh
+
     def _damage(self, name: str, index: np.ndarray, error: Exception) -> str:
         for i in index:
             try:
@@ -297,7 +304,7 @@ class Dataset:
         return Samples(index, **{name: self._read(name, index) for name in names})
 
     def members(self, part: str) -> np.ndarray:
-        """Numbers of the finished samples of a split, (n,).
+        """Numbers of the finished samples of a split, (n,); given samples are training samples.
 
         Raises
         ------
@@ -308,8 +315,52 @@ class Dataset:
             raise InputError(f"part: expected one of {SPLITS}, got {part!r}.")
         members = np.zeros(self.plan.n_total, dtype=bool)
         for name, first, count in self.plan.segments:
-            members[first : first + count] |= name == part
+            members[first : first + count] |= name == part or (name == GIVEN and part == "train")
         return np.flatnonzero(members & (self.status == DONE))
+
+    @cached_property
+    def given(self) -> dict[int, str]:
+        """Training samples that are no draws of the prior: number to where the parameter came from."""
+        try:
+            return {
+                number: origin
+                for batch in self.plan.given
+                for number, origin in zip(batch, self._given(batch).attrs["origins"], strict=True)
+            }
+        except (KeyError, ValueError) as error:
+            raise DatasetError(
+                f"{self.path}: the folder 'given' is damaged ({error!r}). Restore it from a backup."
+            ) from error
+
+    def _given(self, batch: range) -> zarr.Group:
+        return self._group[f"{GIVEN}/{batch.start:08d}"]
+
+    def given_parameter(self, index: int) -> np.ndarray:
+        """The parameter (dM,) that was given for a sample, canonical dof order.
+
+        Raises
+        ------
+        InputError
+            If sample `index` is a draw of the prior.
+        DatasetError
+            If it is damaged.
+        """
+        batch = next((b for b in self.plan.given if index in b), None)
+        if batch is None:
+            raise InputError(
+                f"index: sample {index} of {self.path} is a draw of the prior; given are {self.plan.given}."
+            )
+        try:
+            values = self._given(batch)["m"][index - batch.start]
+        except Exception as error:  # as in _read
+            raise DatasetError(
+                f"{self.path}: the given parameter of sample {index} is damaged ({error!r}). Restore it from a backup."
+            ) from error
+        if not np.isfinite(values).all():
+            raise DatasetError(
+                f"{self.path}: the given parameter of sample {index} is missing. Restore it from a backup."
+            )
+        return values
 
     def jacobians(self, index: np.ndarray) -> np.ndarray:
         """Reduced Jacobians of some samples, (n, rQ, rM), for those that do not fit in memory together."""
@@ -434,11 +485,13 @@ class Dataset:
         Raises
         ------
         DatasetError
-            If a basis is damaged, which no sample can be projected on again.
+            If a basis is damaged, which no sample can be projected on again, or a parameter that was given.
         """
         for name in ("input", "output"):
             self.basis(name)
         self._whole("bases/noise_covariance")
+        for i in self.given:
+            self.given_parameter(i)
         found: dict[int, str] = {}
         for i in range(self.plan.n_total):
             try:

@@ -29,7 +29,7 @@ from hippylib_dino.data.dataset import (
 )
 from hippylib_dino.data.lock import NAME as LOCK_NAME
 from hippylib_dino.data.lock import DirectoryLock
-from hippylib_dino.data.plan import BASIS_CHOICES, Plan
+from hippylib_dino.data.plan import BASIS_CHOICES, GIVEN, Plan
 from hippylib_dino.errors import DatasetError
 from hippylib_dino.modeling.fingerprint import check_fingerprint
 
@@ -196,11 +196,33 @@ class DatasetDirectory:
                 stored = kept
             make_latent_arrays(root, stored)
         wanted = plan.appended_to(stored, what)
+        self._extend(root, wanted)
+
+    def _extend(self, root: zarr.Group, wanted: Plan) -> None:
+        """Make room for the samples of a plan, then let it be the dataset's."""
         for name in Dataset(root, self.path).sample_arrays:
             if root[name].shape[0] < wanted.n_total:
                 root[name].resize((wanted.n_total, *root[name].shape[1:]))
-        if wanted != stored:
+        if wanted.to_attributes() != root.attrs["plan"]:
             root.attrs["plan"] = wanted.to_attributes()
+
+    def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:
+        """Plan training samples with given parameters (k, dM); a batch that is there already is not added again.
+
+        Nothing that is there is written to: the parameters get a folder of their own, and the plan comes last.
+        """
+        found = Dataset.open(self.path)
+        for batch in found.plan.given:
+            known = [found.given[i] for i in batch]
+            if known == origins and np.array_equal([found.given_parameter(i) for i in batch], parameters):
+                return
+        root = zarr.open_group(self.path, mode="r+")
+        batch = root.require_group(GIVEN).create_group(f"{found.plan.n_total:08d}", overwrite=True)
+        create_array(batch, "m", parameters.shape, ("sample", "parameter"))
+        for i, parameter in enumerate(parameters):
+            batch["m"][i] = parameter
+        batch.attrs["origins"] = origins
+        self._extend(root, found.plan.with_given(len(parameters)))
 
     def forget(self, index: list[int]) -> None:
         """Let samples count as pending again, in both passes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +156,93 @@ def generate(
     return Dataset.open(path)
 
 
+def append(
+    model: JacobianModel,
+    dataset: Dataset,
+    parameters: np.ndarray,
+    origins: Sequence[str],
+    *,
+    progress: bool = True,
+) -> Dataset:
+    """Solve given parameters and add them to a dataset as training samples, also under `mpirun`.
+
+    Validation and test samples stay draws of the prior.  Nothing that is there is written to.  A call that was
+    interrupted is finished by the same call, or by ``hd.generate(..., resume=True)`` with the numbers of the dataset: a
+    batch that is there already, with equal parameters and origins, is not added again.  The solves start from the
+    model's own initial guess.
+
+    Parameters
+    ----------
+    model : JacobianModel
+        Of the dataset's problem.
+    dataset : Dataset
+        With its bases; a truncated view comes back truncated.
+    parameters : (k, dM)
+        In canonical dof order, see `hippylib_dino.modeling.DofOrder`; the same on every rank.
+    origins : sequence of k str
+        Where each comes from, in words.
+    progress : bool
+
+    Returns
+    -------
+    Dataset
+        A new view; ``given`` tells the numbers and origins of all samples that were added.  Solves that failed are in
+        ``failures``.
+
+    Raises
+    ------
+    InputError
+        For parameters of another shape or that are not finite, or another number of origins.
+    DatasetError
+        If there are no bases yet, the noise is another one, or another run writes to the dataset.
+    FingerprintError
+        If it belongs to another problem.
+
+    Examples
+    --------
+    ::
+
+        order = hd.modeling.DofOrder(model.prior.Vh)
+        m = order.to_array(hd.modeling.owned_values(solution[hp.PARAMETER]))
+        dataset = hd.data.append(model, dataset, m[None], ["MAP point of the data of May"])
+    """
+    serialize_compilation()
+    ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
+    parameters, origins = _checked_given(model, parameters, origins)
+    plan = ranks.on_first(lambda: Dataset.open(dataset.path)).plan
+    if not dataset.has_bases:
+        raise DatasetError(f"dataset: {dataset.path} has no bases yet; finish hd.generate(..., resume=True) first.")
+    never = plan.n_total + len(parameters)  # failures end no enrichment
+    run = _Run(model, dataset.path, plan, ranks, SampleSolver(model, plan.seed), max_failures=never, progress=progress)
+    try:
+        run.open(resume=True, repair=False)
+        run.add_given(parameters, origins)
+        if not run.finished():
+            run.second_pass(None)
+    finally:
+        run.close()
+    return dataset.reopened()
+
+
+def _checked_given(
+    model: JacobianModel, parameters: np.ndarray, origins: Sequence[str]
+) -> tuple[np.ndarray, list[str]]:
+    parameters, dim = np.asarray(parameters, dtype=float), model.prior.mean.size()
+    if parameters.ndim != 2 or parameters.shape[1] != dim or len(parameters) == 0:
+        raise InputError(
+            f"parameters: expected shape (k, {dim}), one parameter a row in canonical dof order, got "
+            f"{parameters.shape}. Add an axis to a single one: m[None]."
+        )
+    bad = np.count_nonzero(~np.isfinite(parameters).all(axis=1))
+    if bad:
+        raise InputError(f"parameters: {bad} of {len(parameters)} have values that are not finite; leave them out.")
+    if isinstance(origins, str) or len(origins) != len(parameters):
+        raise InputError(
+            f"origins: expected a list of {len(parameters)} strings, one for each parameter, got {origins!r}."
+        )
+    return parameters, [str(origin) for origin in origins]
+
+
 def _default(given: int | None, share: int, stored: int | None) -> int:
     """Held-out samples: what is asked for, or a share of the training samples, not less than there are."""
     return max(1, share, stored or 0) if given is None else given
@@ -251,6 +338,12 @@ class _Run:
         """See what another rank wrote to the metadata."""
         self.root = zarr.open_group(self.path, mode="r+")
         self.plan = Plan.from_attributes(dict(self.root.attrs["plan"]))
+        self.solver.take_given(Dataset(self.root, self.path))
+
+    def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:
+        """Plan samples with given parameters."""
+        self.ranks.together(lambda: None if self.directory is None else self.directory.add_given(parameters, origins))
+        self.ranks.together(self._reopen)
 
     def close(self) -> None:
         """Give the directory free."""
@@ -412,10 +505,11 @@ class _Run:
 
     # ---- second pass: all samples --------------------------------------------------------
 
-    def second_pass(self, initial_guess: str | Guess) -> None:
-        """Reduced samples of all splits."""
+    def second_pass(self, initial_guess: str | Guess | None) -> None:
+        """Reduced samples of all splits; without a guess the solves start from the model's own."""
         self.ranks.together(self._prepare_projection)
-        self._start_from(initial_guess)
+        if initial_guess is not None:
+            self._start_from(initial_guess)
         self._hand_out("samples", self.root["status"], self._solve_sample)
         self.ranks.together(lambda: None if self.directory is None else self.directory.finish())
 

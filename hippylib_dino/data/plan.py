@@ -9,6 +9,7 @@ from hippylib_dino.errors import DatasetError, InputError, RankError
 from hippylib_dino.reduction.ranks import Rank
 
 SPLITS = ("train", "validation", "test")
+GIVEN = "given"  # segments of training samples whose parameters were given, not drawn
 # what may still change while no basis is computed
 BASIS_CHOICES = ("input_rank", "output_rank", "input_energy", "output_energy", "input_basis", "output_basis")
 INPUT_BASES = ("derivative", "kle")
@@ -19,11 +20,14 @@ OUTPUT_BASES = ("derivative", "pod", "identity")
 class Plan:
     """What a dataset is to hold; stored with it, and the same again for a resumed run.
 
-    Samples are numbered; a segment [split, first, count] gives a range of numbers to a split.  More samples are
-    appended as new segments, so that a number never changes its split.
+    Samples are numbered; a segment [split, first, count] gives a range of numbers to a split, or as "given" to the
+    training samples whose parameters are not drawn.  More samples are appended as new segments, so that a number never
+    changes its split.
 
     Attributes
     ----------
+    n_given : int
+        Samples with given parameters, which `n_train` does not count.
     input_rank, output_rank : int
         rM and rQ; 0 as long as there is no basis of the share that was asked for.
     input_energy, output_energy : float, optional
@@ -43,6 +47,7 @@ class Plan:
     store_parameters: bool = False
     input_energy: float | None = None
     output_energy: float | None = None
+    n_given: int = 0
     segments: tuple[tuple[str, int, int], ...] = ()
 
     @classmethod
@@ -62,14 +67,23 @@ class Plan:
     def _request(self) -> dict[str, Any]:
         """What was asked for, by the names of the arguments, but for `n_train`."""
         request = asdict(self)
-        for key in ("segments", "input_energy", "output_energy"):
+        for key in ("segments", "n_given", "input_energy", "output_energy"):
             del request[key]
         return {**request, "input_rank": self.asked("input"), "output_rank": self.asked("output")}
 
     @property
     def n_total(self) -> int:
-        """Samples of all three splits."""
-        return self.n_train + self.n_validation + self.n_test
+        """Samples of all three splits, given ones included."""
+        return self.n_train + self.n_validation + self.n_test + self.n_given
+
+    @property
+    def given(self) -> tuple[range, ...]:
+        """Numbers of the samples with given parameters, a range for each batch."""
+        return tuple(range(first, first + count) for name, first, count in self.segments if name == GIVEN)
+
+    def with_given(self, count: int) -> Plan:
+        """This plan with a batch of given parameters behind its samples."""
+        return replace(self, n_given=self.n_given + count, segments=(*self.segments, (GIVEN, self.n_total, count)))
 
     def with_segments(self, before: tuple[tuple[str, int, int], ...] = ()) -> Plan:
         """This plan with `before`'s segments, and behind them what is new."""
@@ -98,8 +112,8 @@ class Plan:
                 f"path: {what} was planned otherwise: {changes}. Resume with the same numbers or with more samples. "
                 "For other ranks or bases choose another directory, with reuse=this dataset if it has full Jacobians."
             )
-        ranks = replace(self, input_rank=stored.input_rank, output_rank=stored.output_rank)
-        return ranks.with_segments(stored.segments)
+        kept = {name: getattr(stored, name) for name in ("input_rank", "output_rank", "n_given")}
+        return replace(self, **kept).with_segments(stored.segments)
 
     def check(self, n_parameters: int, n_observables: int, n_rows: int) -> None:
         """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data.

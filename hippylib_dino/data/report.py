@@ -32,7 +32,8 @@ def report(dataset: Dataset) -> dict[str, str]:
     finished = int((status != PENDING).sum())
     rows = {
         "samples": f"{finished} of {plan.n_total} finished ({finished / plan.n_total:.0%}): "
-        + ", ".join(f"{getattr(plan, f'n_{split}')} {split}" for split in ("train", "validation", "test")),
+        + ", ".join(f"{getattr(plan, f'n_{split}')} {split}" for split in ("train", "validation", "test"))
+        + (f", {plan.n_given} with given parameters" if plan.n_given else ""),
         "bases": f"input {plan.input_basis}, rank {plan.input_rank}; "
         f"output {plan.output_basis}, rank {plan.output_rank}; from {plan.n_basis_samples} samples"
         + ("" if dataset.has_bases else f" (not computed yet; {dataset.basis_samples_finished} finished)"),
@@ -52,11 +53,12 @@ def report(dataset: Dataset) -> dict[str, str]:
 
 
 def bias_of_failures(dataset: Dataset) -> str:
-    """What leaving the failed samples out means for every statistic of the dataset, in words and numbers."""
-    failures = dataset.failures
+    """What leaving failed draws out means for every statistic over the prior, in words and numbers."""
+    drawn = np.setdiff1d(np.flatnonzero(dataset.status != PENDING), list(dataset.given))
+    failures = [record for record in dataset.failures if record["index"] in drawn]
     if not failures:
         return "none failed: the samples are draws of the prior."
-    finished = int((dataset.status != PENDING).sum())
+    finished = len(drawn)
     text = (
         f"{len(failures)} of {finished} ({len(failures) / finished:.2%}) failed and are left out, never replaced: the "
         "samples are draws of the prior given that its PDE is solved, and every mean over them carries that bias."

@@ -86,6 +86,7 @@ class SampleSolver:
         self._second_model = retry if isinstance(retry, JacobianModel) else None
         self.retry = "another solver" if self._second_model else retry
         self._reused: set[int] = set()
+        self._given: Dataset | None = None
         if reuse is not None:
             if not reuse.plan.store_full or reuse.plan.seed != seed:
                 raise DatasetError(
@@ -93,7 +94,7 @@ class SampleSolver:
                     f"of seed {reuse.plan.seed}, store_full={reuse.plan.store_full}. Without full Jacobians only "
                     "smaller ranks can be had, by dataset.truncate(input_rank, output_rank)."
                 )
-            self._reused = set(np.flatnonzero(reuse.status == DONE).tolist())
+            self._reused = set(np.flatnonzero(reuse.status == DONE).tolist()) - set(reuse.given)
 
     def may_retry(self, tried: str | None) -> bool:
         """Whether this second way is new to a sample on which `tried` failed."""
@@ -106,8 +107,15 @@ class SampleSolver:
         if self._second_model is not None:
             check_fingerprint(fingerprint(self._second_model), fingerprint(self.model), "retry: this model")
 
+    def take_given(self, dataset: Dataset) -> None:
+        """Take the parameters of a dataset's given samples from it."""
+        self._given = dataset
+        self._reused -= set(dataset.given)
+
     def draw(self, index: int) -> dl.GenericVector:
-        """The parameter of a sample."""
+        """The parameter of a sample, drawn or given."""
+        if self._given is not None and index in self._given.given:
+            return self.vector(self.order.from_array(self._given.given_parameter(index)))
         return draw_parameter(self.model.prior, self.seed, index)
 
     def solve(self, index: int) -> Solved:

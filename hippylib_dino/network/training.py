@@ -24,6 +24,7 @@ from hippylib_dino.network.optimizers import get_optimizer
 STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs` is left open
 VALIDATIONS = 50  # at most, in one training
 AT_ONCE = 512  # validation samples in a batch
+KEEPS = ("best", "last")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -43,6 +44,7 @@ def train(
     balance: bool = False,
     precision: str = "float32",
     patience: int | None = None,
+    keep: str = "best",
     start: DINO | None = None,
     seed: int = 0,
     stream: bool = False,
@@ -52,7 +54,7 @@ def train(
 ) -> DINO:
     """Train a DINO on values (and Jacobians) of a dataset.
 
-    The learning rate warms up and decays to zero; the weights of the best validation loss are kept.
+    The learning rate warms up and decays to zero.
     The returned DINO evaluates in float64.
 
     Parameters
@@ -84,6 +86,9 @@ def train(
     patience : int, optional
         Stop after so many epochs without a better validation loss; default never, so that the
         learning rate decays to zero.
+    keep : "best" or "last"
+        The weights of the best validation loss, or of the last epoch: for training samples that are wanted to count
+        although validation samples, draws of the prior, do not see them.
     start : DINO, optional
         Go on from its weights; of the same architecture.
     seed : int
@@ -108,7 +113,7 @@ def train(
         If no epoch had a finite validation loss.
     """
     formulation = get_formulation(formulation)
-    _check_numbers(epochs, batch_size, precision)
+    _check_numbers(epochs, batch_size, precision, keep)
     samples, held_out = _samples(dataset, n_train, n_validation, stream)
     ranks = (samples.x.shape[1], samples.y.shape[1])
     formulation.check(*ranks)
@@ -176,11 +181,15 @@ def train(
         callbacks=used,
     )
     seconds = time.perf_counter() - started
-    if best.weights is None:
+    last = keep == "last"
+    if best.weights is None or (last and not np.isfinite(recorder.history["val_loss"][-1])):
+        which = "the last epoch had no" if last else "no epoch had a"
         raise TrainingError(
-            f"training diverged: no epoch had a finite validation loss. Lower learning_rate (it was {learning_rate})."
+            f"training diverged: {which} finite validation loss. Lower learning_rate (it was {learning_rate})."
         )
-    trained, weights, basis = network.finished(best.weights, dataset)
+    n_epochs = len(recorder.history["loss"])
+    kept = [np.array(w) for w in model.get_weights()] if last else best.weights
+    trained, weights, basis = network.finished(kept, dataset)
     return DINO(
         architecture=trained,
         weights=weights,
@@ -189,8 +198,8 @@ def train(
         fingerprint=dataset.fingerprint,
         training={
             **settings,
-            "epochs": len(recorder.history["loss"]),
-            "best_epoch": best.epoch + 1,
+            "epochs": n_epochs,
+            "best_epoch": n_epochs if last else best.epoch + 1,
             "seconds": round(seconds, 1),
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
@@ -199,12 +208,14 @@ def train(
     )
 
 
-def _check_numbers(epochs: int | None, batch_size: int, precision: str) -> None:
+def _check_numbers(epochs: int | None, batch_size: int, precision: str, keep: str) -> None:
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}.")
     if precision not in PRECISIONS:
         raise InputError(f"precision: expected one of {PRECISIONS}, got {precision!r}.")
+    if keep not in KEEPS:
+        raise InputError(f"keep: expected one of {KEEPS}, got {keep!r}.")
 
 
 def _samples(dataset: Dataset, n_train: int | None, n_validation: int | None, stream: bool) -> tuple[Samples, Samples]:

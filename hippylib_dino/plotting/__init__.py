@@ -17,6 +17,7 @@ _HOME = {
     "plot_dataset": "generation",
     "plot_directions": "training",
     "plot_eigenvalues": "curves",
+    "plot_enrichment": "enrichment",
     "plot_error_against_size": "training",
     "plot_error_shares": "training",
     "plot_fields": "fields",

@@ -1,6 +1,7 @@
 """The trained DINO as `hp.PDEProblem` and `hp.Model`, the Laplace posterior, and the PDE as judge of both."""
 
 from hippylib_dino.surrogate.certification import Certificate, LaplaceCertificate, certify, certify_laplace
+from hippylib_dino.surrogate.enrichment import Enrichment, enrich
 from hippylib_dino.surrogate.expansion import taylor_expansion
 from hippylib_dino.surrogate.metric import latent_posterior
 from hippylib_dino.surrogate.model import SurrogateModel
@@ -10,6 +11,7 @@ from hippylib_dino.surrogate.refinement import Refinement, refine
 
 __all__ = [
     "Certificate",
+    "Enrichment",
     "LaplaceCertificate",
     "Refinement",
     "SurrogateJacobian",
@@ -17,6 +19,7 @@ __all__ = [
     "SurrogateProblem",
     "certify",
     "certify_laplace",
+    "enrich",
     "laplace",
     "latent_posterior",
     "refine",

@@ -69,6 +69,33 @@ def test_best_weights_are_kept(confusion_dataset):
     assert errors["reduced_jacobian"] == pytest.approx(history["val_jacobian_error"][best - 1], rel=0.05)
 
 
+def test_last_weights_are_kept_where_asked(confusion_dataset):
+    ends = []
+
+    class End(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            ends.append([np.array(w) for w in self.model.get_weights()])
+
+    dino = hd.train(confusion_dataset, "l2", **SHORT, keep="last", callbacks=[End()])
+    for own, last, first in zip(dino.weights, ends[-1], ends[0], strict=True):
+        np.testing.assert_array_equal(own, last)
+        assert not np.array_equal(own, first)
+    assert dino.training["best_epoch"] == 3
+    with pytest.raises(InputError, match=r"keep: expected one of \('best', 'last'\), got 'first'"):
+        hd.train(confusion_dataset, "l2", **SHORT, keep="first")
+
+
+def test_divergence_at_the_end_is_an_error_where_the_last_weights_are_kept(confusion_dataset):
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                self.model.set_weights([np.nan * w for w in self.model.get_weights()])
+
+    hd.train(confusion_dataset, "l2", **SHORT, callbacks=[Spoil()])  # the best ones were good
+    with pytest.raises(TrainingError, match="the last epoch had no finite validation loss"):
+        hd.train(confusion_dataset, "l2", **SHORT, keep="last", callbacks=[Spoil()])
+
+
 @pytest.mark.parametrize("name", PEAKS)
 def test_learning_rate_warms_up_and_decays(name):
     optimizer, peak = get_optimizer(name, None, steps=100)
