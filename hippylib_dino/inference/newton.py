@@ -6,8 +6,10 @@ hIPPYlib's solvers stop.
 
 1. Gauss-Newton with a trust region in the form of Levenberg and Marquardt: the step solves (μI + JᵀJ + I) s = -g, and μ
    is the multiplier of the trust region's constraint.  With K = μ + 1 the Woodbury identity leaves an rQ × rQ system.
-2. From a gradient small enough on, full Newton: conjugate gradients on products with the exact Hessian (Steihaug's
-   stop at negative curvature), preconditioned by the last Gauss-Newton Hessian, so that no Jacobian is formed again.
+2. From a gradient small enough on, full Newton: conjugate gradients on products with the Hessian (Steihaug's stop at
+   negative curvature), preconditioned by the last Gauss-Newton Hessian, so that no Jacobian is formed again.
+
+Costs and gradients are in double precision; Jacobians and Hessian products, which only make steps, in single.
 
 References
 ----------
@@ -27,6 +29,7 @@ from hippylib_dino.network.latent_map import LatentMap, Linearization
 
 ARMIJO = 1e-4
 NEWTON_FROM = 1e-2  # gradient relative to the start, from which on full Newton is the faster
+LEAST_FORCING = 1e-3  # of conjugate gradients, whose products may be in single precision
 STALLED = 30  # halvings of a Newton step, or dampings of a Gauss-Newton step, until a data set is given up
 
 
@@ -70,14 +73,17 @@ class _Points:
     def gradient(self) -> np.ndarray:
         return self.x + self._at.vjp(self._residual @ self._L.T)
 
-    def hessian(self) -> Callable[[np.ndarray], np.ndarray]:
-        misfit = self._at.hessian(self._residual @ self._L.T, self._L @ self._L.T)
-        return lambda v: v + misfit(v)
+    def rough_hessian(self, f: LatentMap) -> Callable[[np.ndarray], np.ndarray]:
+        """v (n, rM) to Hv, as exact as a step needs it."""
+        at = f.linearize_roughly(self.x)
+        kind = at.value.dtype
+        misfit = at.hessian((self._residual @ self._L.T).astype(kind), (self._L @ self._L.T).astype(kind))
+        return lambda v: v + misfit(v.astype(kind))
 
 
 def _rough_jacobian(f: LatentMap, L: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Lᵀ∂f (n, rQ, rM), as exact as a step or a preconditioner needs it."""
-    J = f.rough_jacobian(x)
+    J = f.linearize_roughly(x).jacobian()
     return np.matmul(L.T.astype(J.dtype), J)
 
 
@@ -194,7 +200,8 @@ def _newton(
             active = active[going]
             continue
         inverse = inverse or _GaussNewtonInverse(J, np.ones(len(b)))
-        step = _conjugate_gradients(points.hessian(), inverse.at(active), gradient, np.minimum(0.1, norm))
+        forcing = np.clip(norm, LEAST_FORCING, 0.1)
+        step = _conjugate_gradients(points.rough_hessian(f), inverse.at(active), gradient, forcing)
         moved = _backtrack(f, L, b[active], points, step, (gradient * step).sum(axis=1))
         state.x[active] = np.where(moved[:, None] > 0, points.x + moved[:, None] * step, points.x)
         state.iterations[active] += 1

@@ -28,20 +28,30 @@ numpy_ops = SimpleNamespace(
 
 @dataclass(frozen=True)
 class Activation:
-    """σ with σ' and σ'', elementwise: ``value(ops, z)``, ``first(ops, z)``, ``second(ops, z)``."""
+    """σ with σ' and σ'', elementwise: ``expand(ops, z)`` gives σ and σ' with shared work, ``second(ops, z)`` σ''."""
 
     name: str
-    value: Callable[[Any, Any], Any]
-    first: Callable[[Any, Any], Any]
+    expand: Callable[[Any, Any], tuple[Any, Any]]
     second: Callable[[Any, Any], Any]
-
-
-def _normal_cdf(ops, z):
-    return 0.5 * (1.0 + ops.erf(z * math.sqrt(0.5)))
 
 
 def _normal_pdf(ops, z):
     return ops.exp(-0.5 * z * z) * (1.0 / math.sqrt(2.0 * math.pi))
+
+
+def _gelu(ops, z):
+    cdf = 0.5 * (1.0 + ops.erf(z * math.sqrt(0.5)))
+    return z * cdf, cdf + z * _normal_pdf(ops, z)
+
+
+def _tanh(ops, z):
+    t = ops.tanh(z)
+    return t, 1.0 - t * t
+
+
+def _tanh_second(ops, z):
+    t, slope = _tanh(ops, z)
+    return -2.0 * t * slope
 
 
 def _logistic_slope(ops, z):
@@ -49,14 +59,9 @@ def _logistic_slope(ops, z):
     return s * (1.0 - s)
 
 
-def _tanh_slope(ops, z):
-    t = ops.tanh(z)
-    return 1.0 - t * t
-
-
-def _silu_first(ops, z):
+def _silu(ops, z):
     s = ops.sigmoid(z)
-    return s * (1.0 + z * (1.0 - s))
+    return z * s, s * (1.0 + z * (1.0 - s))
 
 
 def _silu_second(ops, z):
@@ -66,25 +71,10 @@ def _silu_second(ops, z):
 _ACTIVATIONS = {
     a.name: a
     for a in (
-        Activation(
-            "gelu",
-            lambda ops, z: z * _normal_cdf(ops, z),
-            lambda ops, z: _normal_cdf(ops, z) + z * _normal_pdf(ops, z),
-            lambda ops, z: _normal_pdf(ops, z) * (2.0 - z * z),
-        ),
-        Activation(
-            "tanh",
-            lambda ops, z: ops.tanh(z),
-            _tanh_slope,
-            lambda ops, z: -2.0 * ops.tanh(z) * _tanh_slope(ops, z),
-        ),
-        Activation(
-            "softplus",
-            lambda ops, z: ops.softplus(z),
-            lambda ops, z: ops.sigmoid(z),
-            _logistic_slope,
-        ),
-        Activation("silu", lambda ops, z: z * ops.sigmoid(z), _silu_first, _silu_second),
+        Activation("gelu", _gelu, lambda ops, z: _normal_pdf(ops, z) * (2.0 - z * z)),
+        Activation("tanh", _tanh, _tanh_second),
+        Activation("softplus", lambda ops, z: (ops.softplus(z), ops.sigmoid(z)), _logistic_slope),
+        Activation("silu", _silu, _silu_second),
     )
 }
 
@@ -99,8 +89,8 @@ def get_activation(name: str) -> Activation:
 
     Examples
     --------
-    >>> get_activation("tanh").first(numpy_ops, 0.0)
-    1.0
+    >>> [float(v) for v in get_activation("tanh").expand(numpy_ops, 0.0)]
+    [0.0, 1.0]
     """
     if name not in _ACTIVATIONS:
         raise InputError(f"activation: expected one of {sorted(_ACTIVATIONS)}, got {name!r}.")

@@ -110,8 +110,8 @@ class Activate(Block):
     name: str
 
     def linearize(self, ops, weights: Weights, x):
-        sigma = get_activation(self.name)
-        return sigma.value(ops, x), (x, sigma.first(ops, x))
+        value, slope = get_activation(self.name).expand(ops, x)
+        return value, (x, slope)
 
     def push(self, ops, weights: Weights, state, tangents):
         return tangents * state[1][..., None, :]

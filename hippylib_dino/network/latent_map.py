@@ -52,9 +52,9 @@ class LatentMap(ABC):
         """∂f(x), (..., rQ, rM)."""
         return self.value_and_jacobian(x)[1]
 
-    def rough_jacobian(self, x: np.ndarray) -> np.ndarray:
-        """∂f(x) (..., rQ, rM) in single precision where that is faster, for steps and preconditioners."""
-        return self.jacobian(x)
+    def linearize_roughly(self, x: np.ndarray) -> Linearization:
+        """`linearize` in single precision where that is faster, for steps and preconditioners."""
+        return self.linearize(x)
 
     def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """∂f(x) v, (..., rQ)."""
@@ -155,8 +155,8 @@ class BlockMap(LatentMap):
         at = self.linearize(x)
         return at.value, at.jacobian()
 
-    def rough_jacobian(self, x: np.ndarray) -> np.ndarray:
-        return _BlockLinearization(self._blocks, self._single, x.astype(np.float32)).jacobian()
+    def linearize_roughly(self, x: np.ndarray) -> Linearization:
+        return _BlockLinearization(self._blocks, self._single, x.astype(np.float32))
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
         return self.linearize(x).hessian(weights)(direction)
