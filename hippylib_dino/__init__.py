@@ -47,6 +47,7 @@ _SUBPACKAGES = (
     "mcmc",
     "modeling",
     "network",
+    "ouu",
     "plotting",
     "reduction",
     "surrogate",

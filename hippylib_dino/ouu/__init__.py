@@ -1,0 +1,41 @@
+"""Optimization under uncertainty: risk measures, ensembles, the optimal control, and what the PDE says of it."""
+
+from hippylib_dino.ouu.ensembles import ControlCoordinates, Ensemble, SurrogateEnsemble
+from hippylib_dino.ouu.minimization import ExtrapolationWarning, Iterate, OptimalControl, minimize
+from hippylib_dino.ouu.objective import Objective
+from hippylib_dino.ouu.penalties import L1Penalty, L2Penalty, Penalty
+from hippylib_dino.ouu.quantities import LatentQuadratic, LatentQuantity
+from hippylib_dino.ouu.risk import (
+    CVaR,
+    Entropic,
+    Expansion,
+    Expectation,
+    JointExpansion,
+    MeanVariance,
+    RiskMeasure,
+    WorstCase,
+)
+
+__all__ = [
+    "CVaR",
+    "ControlCoordinates",
+    "Ensemble",
+    "Entropic",
+    "Expansion",
+    "Expectation",
+    "ExtrapolationWarning",
+    "Iterate",
+    "JointExpansion",
+    "L1Penalty",
+    "L2Penalty",
+    "LatentQuadratic",
+    "LatentQuantity",
+    "MeanVariance",
+    "Objective",
+    "OptimalControl",
+    "Penalty",
+    "RiskMeasure",
+    "SurrogateEnsemble",
+    "WorstCase",
+    "minimize",
+]
