@@ -49,22 +49,11 @@ class Ensemble(ABC):
         return None
 
 
-class ControlCoordinates(Protocol):
-    """Latent coordinates ζ = Eᵀ(z - z̄) (rZ,) of the control (dZ,), which the surrogate takes.
+class ControlRange(Protocol):
+    """What a surrogate was trained on: a distribution of controls."""
 
-    Attributes
-    ----------
-    encoder : (dZ, rZ)
-        E.
-    """
-
-    encoder: np.ndarray
-
-    def encode(self, z: np.ndarray) -> np.ndarray:
-        """ζ (..., rZ) of controls (..., dZ)."""
-
-    def outside(self, z: np.ndarray) -> str | None:
-        """Why z (dZ,) is outside of what the surrogate was trained on, in words; None where it is not."""
+    def contains(self, z: np.ndarray) -> bool:
+        """Whether z (dZ,) lies where controls are drawn."""
 
 
 class SurrogateEnsemble(Ensemble):
