@@ -1,6 +1,6 @@
 """Optimization under uncertainty: risk measures, ensembles, the optimal control, and what the PDE says of it."""
 
-from hippylib_dino.ouu.ensembles import ControlCoordinates, Ensemble, SurrogateEnsemble
+from hippylib_dino.ouu.ensembles import ControlRange, Ensemble, SurrogateEnsemble
 from hippylib_dino.ouu.minimization import ExtrapolationWarning, Iterate, OptimalControl, minimize
 from hippylib_dino.ouu.objective import Objective
 from hippylib_dino.ouu.penalties import L1Penalty, L2Penalty, Penalty
@@ -18,7 +18,7 @@ from hippylib_dino.ouu.risk import (
 
 __all__ = [
     "CVaR",
-    "ControlCoordinates",
+    "ControlRange",
     "Ensemble",
     "Entropic",
     "Expansion",

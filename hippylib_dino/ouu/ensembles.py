@@ -11,6 +11,7 @@ import numpy as np
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.ouu.quantities import LatentQuantity
+from hippylib_dino.reduction.basis import Basis
 
 CHUNK = 64  # samples that are evaluated together: what they remember for the sweeps fits a processor's cache
 
@@ -66,12 +67,14 @@ class SurrogateEnsemble(Ensemble):
     ----------
     latent_map : LatentMap
         f, of input rank rM + rZ: latent parameter first.
-    coordinates : ControlCoordinates
-        The distribution of the control that f was trained on.
+    control_basis : Basis
+        Of the control: ζ = encoderᵀ(z - shift) (rZ,).
     quantity : LatentQuantity
         Of y (rQ,).
     x : (n, rM)
         Latent parameters of the samples: draws of N(0, I) for the prior, or encoded parameters to compare with the PDE.
+    trained_on : ControlRange, optional
+        Distribution of the controls that f was trained on.
 
     Raises
     ------
@@ -82,13 +85,21 @@ class SurrogateEnsemble(Ensemble):
     --------
     ::
 
-        x = np.random.default_rng(0).standard_normal((256, input_rank))
-        ensemble = hd.ouu.SurrogateEnsemble(dino.latent_map, distribution, quantity, x)
+        x = np.random.default_rng(0).standard_normal((256, dino.input_basis.parameter_part().rank))
+        control_basis = dino.input_basis.control_part()
+        ensemble = hd.ouu.SurrogateEnsemble(dino.latent_map, control_basis, quantity, x, dino.control)
     """
 
-    def __init__(self, latent_map: LatentMap, coordinates: ControlCoordinates, quantity: LatentQuantity, x: np.ndarray):
+    def __init__(
+        self,
+        latent_map: LatentMap,
+        control_basis: Basis,
+        quantity: LatentQuantity,
+        x: np.ndarray,
+        trained_on: ControlRange | None = None,
+    ):
         self.x = np.array(x, dtype=float)
-        self.n_control, rank = coordinates.encoder.shape
+        self.n_control, rank = control_basis.encoder.shape
         expected = latent_map.input_rank - rank
         if self.x.ndim != 2 or self.x.shape[1] != expected or len(self.x) == 0:
             raise InputError(
@@ -102,12 +113,13 @@ class SurrogateEnsemble(Ensemble):
                 f"quantity: expected one of {latent_map.output_rank} latent outputs, as the surrogate has, got one of "
                 f"{quantity.rank}."
             )
-        self.latent_map, self.coordinates, self._quantity = latent_map, coordinates, quantity
+        self.latent_map, self.control_basis, self._quantity = latent_map, control_basis, quantity
+        self._trained_on = trained_on
         self.n = len(self.x)
 
     def _chunks(self, z: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Samples, and the inputs (k, rM + rZ) of the network for them."""
-        zeta = self.coordinates.encode(checked_control(z, self.n_control))
+        zeta = self.control_basis.encode(checked_control(z, self.n_control))
         for first in range(0, self.n, CHUNK):
             part = slice(first, first + CHUNK)
             x = self.x[part]
@@ -117,15 +129,15 @@ class SurrogateEnsemble(Ensemble):
         return np.concatenate([self._quantity.value(self.latent_map.value(inputs)) for _, inputs in self._chunks(z)])
 
     def quantity_and_jacobian(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        q, pulled = np.empty(self.n), np.empty((self.n, self.coordinates.encoder.shape[1]))
+        q, pulled = np.empty(self.n), np.empty((self.n, self.control_basis.encoder.shape[1]))
         for part, inputs in self._chunks(z):
             at = self.latent_map.linearize(inputs)
             q[part], gradient = self._quantity.value_and_gradient(at.value)
             pulled[part] = at.vjp(gradient)[:, self.x.shape[1] :]
-        return q, pulled @ self.coordinates.encoder.T
+        return q, pulled @ self.control_basis.encoder.T
 
     def hessian_actions(self, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        along = checked_control(direction, self.n_control, "direction") @ self.coordinates.encoder
+        along = checked_control(direction, self.n_control, "direction") @ self.control_basis.encoder
         bent = np.empty((self.n, len(along)))
         for part, inputs in self._chunks(z):
             at = self.latent_map.linearize(inputs)
@@ -134,10 +146,17 @@ class SurrogateEnsemble(Ensemble):
             _, gradient = self._quantity.value_and_gradient(at.value)
             curved = at.hessian(gradient)(moved) + at.vjp(self._quantity.hessian_action(at.value, at.jvp(moved)))
             bent[part] = curved[:, self.x.shape[1] :]
-        return bent @ self.coordinates.encoder.T
+        return bent @ self.control_basis.encoder.T
 
     def outside(self, z: np.ndarray) -> str | None:
-        return self.coordinates.outside(z)
+        if self._trained_on is None or self._trained_on.contains(z):
+            return None
+        zeta = self.control_basis.encode(z)
+        i = np.abs(zeta).argmax()
+        return (
+            f"{type(self._trained_on).__name__} does not contain it; the {i + 1}. of {len(zeta)} latent controls is "
+            f"{zeta[i]:+.2f} standard deviations from the mean."
+        )
 
 
 def checked_control(z: np.ndarray, n_control: int, name: str = "z") -> np.ndarray:

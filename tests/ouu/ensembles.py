@@ -4,22 +4,21 @@ import numpy as np
 
 from hippylib_dino.network import Polynomial, ReducedDense
 from hippylib_dino.ouu import Ensemble, LatentQuadratic, SurrogateEnsemble
+from hippylib_dino.reduction import Basis
 
 
 class Box:
-    """ζ of independent uniform controls in [low, high]: zero mean, unit variance."""
+    """Independent uniform controls in [low, high], with the basis of zero mean and unit variance."""
 
     def __init__(self, low, high, n):
         self.low, self.high = low, high
-        self.encoder = np.eye(n) * np.sqrt(12) / (high - low)
-        self.shift = np.full(n, (low + high) / 2)
+        scale = np.eye(n) * np.sqrt(12) / (high - low)
+        self.basis = Basis(
+            np.linalg.inv(scale), scale, np.full(n, (low + high) / 2), np.ones(n), "whitened", "control precision"
+        )
 
-    def encode(self, z):
-        return (z - self.shift) @ self.encoder
-
-    def outside(self, z):
-        beyond = np.flatnonzero((z < self.low) | (z > self.high))
-        return f"{len(beyond)} entries are beyond the box." if len(beyond) else None
+    def contains(self, z):
+        return bool(((z >= self.low) & (z <= self.high)).all())
 
 
 class Analytic(Ensemble):
@@ -52,17 +51,13 @@ def network(n=40, rank=4, n_control=3, n_outputs=5, seed=0):
     rng = np.random.default_rng(seed)
     architecture = ReducedDense(rank + n_control, n_outputs, hidden=(16, 16))
     weights = [rng.standard_normal(s) / np.sqrt(s[0]) for s in architecture.weight_shapes()]
-    return SurrogateEnsemble(
-        architecture.latent_map(weights),
-        Box(-2.0, 3.0, n_control),
-        quadratic(n_outputs),
-        rng.standard_normal((n, rank)),
+    f, box = architecture.latent_map(weights), Box(-2.0, 3.0, n_control)
+    return SurrogateEnsemble(f, box.basis, quadratic(n_outputs), rng.standard_normal((n, rank)), box)
+
+
+def affine(A, B, shift, basis, quantity, x):
+    """A surrogate that is y = shift + A x + B z exactly, whatever the basis of the control."""
+    f = Polynomial(A.shape[1] + B.shape[1], len(A)).latent_map(
+        [shift + B @ basis.shift, np.hstack([A, B @ basis.decoder])]
     )
-
-
-def affine(A, B, shift, coordinates, quantity, x):
-    """A surrogate that is y = shift + A x + B z exactly, whatever the coordinates."""
-    inverse = np.linalg.inv(coordinates.encoder.T)
-    origin = np.linalg.solve(coordinates.encoder.T, -coordinates.encode(np.zeros(len(inverse))))
-    f = Polynomial(A.shape[1] + B.shape[1], len(A)).latent_map([shift + B @ origin, np.hstack([A, B @ inverse])])
-    return SurrogateEnsemble(f, coordinates, quantity, x)
+    return SurrogateEnsemble(f, basis, quantity, x)

@@ -151,7 +151,7 @@ def test_samples_are_taken_in_chunks(monkeypatch):
 def test_affine_surrogate_is_the_affine_map(rng):
     A, B, shift = rng.standard_normal((5, 2)), rng.standard_normal((5, 3)), rng.standard_normal(5)
     Q, x, z = quadratic(5), rng.standard_normal((9, 2)), rng.standard_normal(3)
-    ensemble = affine(A, B, shift, Box(-1.0, 4.0, 3), Q, x)
+    ensemble = affine(A, B, shift, Box(-1.0, 4.0, 3).basis, Q, x)
     y = shift + x @ A.T + B @ z
     np.testing.assert_allclose(ensemble.quantity(z), Q.value(y), rtol=1e-12)
     np.testing.assert_allclose(ensemble.quantity_and_jacobian(z)[1], Q.value_and_gradient(y)[1] @ B, rtol=1e-10)
@@ -165,12 +165,17 @@ def test_affine_surrogate_is_the_affine_map(rng):
         ({"x": np.zeros((0, 2))}, r"x: expected shape \(n, 2\)"),
         ({"x": np.full((4, 2), np.nan)}, "x: expected finite"),
         ({"quantity": quadratic(3)}, "quantity: expected one of 4 latent outputs.* got one of 3"),
-        ({"coordinates": Box(0.0, 1.0, 4)}, r"x: expected shape \(n, 1\)"),
+        ({"control_basis": Box(0.0, 1.0, 4).basis}, r"x: expected shape \(n, 1\)"),
     ],
 )
 def test_bad_ensemble(change, message):
     f = Polynomial(5, 4).latent_map([np.zeros(4), np.zeros((4, 5))])
-    settings = {"latent_map": f, "coordinates": Box(0.0, 1.0, 3), "quantity": quadratic(4), "x": np.zeros((4, 2))}
+    settings = {
+        "latent_map": f,
+        "control_basis": Box(0.0, 1.0, 3).basis,
+        "quantity": quadratic(4),
+        "x": np.zeros((4, 2)),
+    }
     with pytest.raises(InputError, match=message):
         SurrogateEnsemble(**{**settings, **change})
 

@@ -55,7 +55,9 @@ class LinearQuadratic:
         return np.linalg.solve(left, -self.B.T @ metric @ self.shift)
 
     def ensemble(self, x):
-        return affine(self.A, self.B, self.shift, Box(-1.0, 2.0, 3), LatentQuadratic(0.0, np.zeros(6), np.eye(6)), x)
+        return affine(
+            self.A, self.B, self.shift, Box(-1.0, 2.0, 3).basis, LatentQuadratic(0.0, np.zeros(6), np.eye(6)), x
+        )
 
 
 GAUSSIAN = LinearQuadratic()
@@ -103,12 +105,12 @@ def portfolio(n_radii=150, n_angles=60):
     angles = 2 * np.pi * np.arange(n_angles) / n_angles
     x = (radii[:, None, None] * np.column_stack([np.cos(angles), np.sin(angles)])).reshape(-1, 2)
     linear, bent = np.zeros((1, 4)), np.zeros((1, 4, 4))
-    coordinates = Box(-3.0, 3.0, 2)
+    basis = Box(-3.0, 3.0, 2).basis
     scale = np.sqrt(12) / 6
     linear[0, 2:] = np.array([-1.0, 0.5]) / scale
     bent[0, 0, 2] = bent[0, 1, 3] = bent[0, 2, 0] = bent[0, 3, 1] = 0.2 / scale
     f = Polynomial(4, 1, degree=2).latent_map([np.zeros(1), linear, bent])
-    return SurrogateEnsemble(f, coordinates, LatentQuadratic(0.0, np.ones(1)), x)
+    return SurrogateEnsemble(f, basis, LatentQuadratic(0.0, np.ones(1)), x)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -195,9 +197,9 @@ def test_history_and_counts(capsys):
 
 def test_leaving_the_training_range_warns():
     objective = Objective(network(), Expectation(), [L2Penalty(1.0, reference=np.full(3, 9.0))])
-    with pytest.warns(ExtrapolationWarning, match="outside of what the surrogate was trained on: 3 entries"):
+    with pytest.warns(ExtrapolationWarning, match="outside of what the surrogate was trained on: Box does not contain"):
         found = solve(objective)
-    assert found.outside == "3 entries are beyond the box."
+    assert "latent controls is +" in found.outside
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         solve(objective, bounds=(-2.0, 3.0))
