@@ -1,5 +1,6 @@
 """Optimization under uncertainty: risk measures, ensembles, the optimal control, and what the PDE says of it."""
 
+from hippylib_dino.ouu.assessment import Assessment, RiskEstimate, assess
 from hippylib_dino.ouu.ensembles import ControlRange, Ensemble, SurrogateEnsemble
 from hippylib_dino.ouu.minimization import ExtrapolationWarning, Iterate, OptimalControl, minimize
 from hippylib_dino.ouu.objective import Objective
@@ -17,6 +18,7 @@ from hippylib_dino.ouu.risk import (
 )
 
 __all__ = [
+    "Assessment",
     "CVaR",
     "ControlRange",
     "Ensemble",
@@ -34,8 +36,10 @@ __all__ = [
     "Objective",
     "OptimalControl",
     "Penalty",
+    "RiskEstimate",
     "RiskMeasure",
     "SurrogateEnsemble",
     "WorstCase",
+    "assess",
     "minimize",
 ]
