@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import dolfin as dl
 import numpy as np
@@ -67,44 +68,94 @@ class CoefficientOrder:
         return array[self.owned]
 
 
+class ControlVariable:
+    """The control in a form: a `dl.Function`, or a `dl.Constant` of coefficients.
+
+    Parameters
+    ----------
+    space : dolfin.FunctionSpace or CoefficientSpace
+
+    Attributes
+    ----------
+    is_field : bool
+        Whether it is a function.
+    symbol : dolfin.Function or dolfin.Constant
+    test : test function, or a constant that `by_component` makes each unit vector in turn
+    """
+
+    def __init__(self, space):
+        self.is_field = not isinstance(space, CoefficientSpace)
+        self._space = space
+        self.symbol = self.direction()
+        self.test = dl.TestFunction(space) if self.is_field else self.direction()
+
+    def direction(self) -> dl.Function | dl.Constant:
+        """Another symbol of the same kind, zero."""
+        return dl.Function(self._space) if self.is_field else dl.Constant(np.zeros(self._space.dim()))
+
+    def load(self, z: dl.GenericVector, symbol: dl.Function | dl.Constant | None = None) -> None:
+        """Give the symbol, or another one, the values of a control vector."""
+        symbol = self.symbol if symbol is None else symbol
+        if self.is_field:
+            vector = symbol.vector()
+            vector.zero()
+            vector.axpy(1.0, z)
+            vector.apply("insert")
+        else:
+            _assign(symbol, gather(owned_values(z), z.mpi_comm()))
+
+    def columns(self, assemble: Callable[[], np.ndarray | float]) -> np.ndarray:
+        """What `assemble` gives for each unit vector of coefficients in place of `test`, side by side."""
+        columns = []
+        for unit in np.eye(self._space.dim()):
+            _assign(self.test, unit)
+            columns.append(assemble())
+        return np.array(columns).T
+
+    def by_component(self, assemble: Callable[[], float], like: dl.GenericVector) -> np.ndarray:
+        """The entries that this rank owns of the vector of all that `assemble` gives for unit vectors."""
+        return self.columns(assemble)[slice(*like.local_range())]
+
+
 class CachedColumns(CachedTensor):
-    """A dense matrix with a column for each coefficient of a direction.
+    """A dense matrix with a column for each coefficient of a control.
 
     Parameters
     ----------
     comm : MPI.Comm
     ufl_form : ufl.Form
-        Linear, of rows; depends linearly on `direction`.
-    direction : dolfin.Constant
-        (dZ,).
+        Linear, of rows; linear in the control's `test`.
+    control : ControlVariable
+        Of coefficients.
     like : dolfin vector
         Of the layout of a column.
     left : dolfin vector, optional
         See `CachedTensor`.
     """
 
-    def __init__(self, comm: MPI.Comm, ufl_form, direction: dl.Constant, like: dl.GenericVector, *, left=None):
+    def __init__(self, comm: MPI.Comm, ufl_form, control: ControlVariable, like: dl.GenericVector, *, left=None):
         super().__init__(comm, ufl_form, left=left)
-        self._direction, self._column = direction, like.copy()
+        self._control, self._column = control, like.copy()
 
     def _coefficients(self) -> list:
-        return [c for c in super()._coefficients() if c != self._direction]
+        return [c for c in super()._coefficients() if c != self._control.test]
 
     def _new_tensor(self) -> dl.PETScMatrix:
-        size = ((self._column.local_size(), self._column.size()), (PETSc.DECIDE, _n_values(self._direction)))
+        n = len(self._control.test.values())
+        size = ((self._column.local_size(), self._column.size()), (PETSc.DECIDE, n))
         matrix = PETSc.Mat().createDense(size, comm=self._comm)
         matrix.setUp()
         matrix.assemble()
         return dl.PETScMatrix(matrix)
 
     def _fill(self) -> None:
-        assembler, matrix, n = dl.cpp.fem.Assembler(), self.tensor.mat(), _n_values(self._direction)
-        rows = np.empty((self._column.local_size(), n))
-        for j, unit in enumerate(np.eye(n)):
-            _assign(self._direction, unit)
+        assembler, matrix = dl.cpp.fem.Assembler(), self.tensor.mat()
+
+        def assemble() -> np.ndarray:
             assembler.assemble(self._column, self._form)
-            rows[:, j] = owned_values(self._column)
-        matrix.getDenseArray()[:] = rows
+            return owned_values(self._column)
+
+        matrix.getDenseArray()[:] = self._control.columns(assemble)
         matrix.assemble()
 
 
@@ -134,16 +185,11 @@ class ControlForms(CompiledForms):
     """
 
     def __init__(self, Vh, varf_handler: Callable, bc: list, bc0: list):
-        space = Vh[CONTROL]
-        self._coefficients = isinstance(space, CoefficientSpace)
-        self._control = control_vector(space)
-        if self._coefficients:
-            z, self._direction = (dl.Constant(np.zeros(space.dim())) for _ in range(2))
-        else:
-            z, self._direction = dl.Function(space), dl.TrialFunction(space)
-        self._z = z
+        control = self._control = ControlVariable(Vh[CONTROL])
+        self._loaded_control = control_vector(Vh[CONTROL])
+        z, along = control.symbol, dl.TrialFunction(Vh[CONTROL]) if control.is_field else control.test
         u, m = (dl.Function(Vh[i]) for i in (STATE, PARAMETER))
-        slope = _expanded(varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]), z), z, self._direction)
+        slope = expanded(varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]), z), z, along)
         if slope.empty():
             raise InputError(
                 "varf_handler: the form does not depend on the control z; use it, or hd.AcceleratedVariationalProblem "
@@ -157,56 +203,39 @@ class ControlForms(CompiledForms):
 
         super().__init__(Vh[:CONTROL], without_control, bc, bc0)
         u, m, p = self._functions
-        v, w = dl.TestFunction(Vh[STATE]), dl.TestFunction(Vh[PARAMETER])
-        lagrangian = varf_handler(u, m, p, z)
-        residual = varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]), z)
-        self.Cz = self._tensor(_expanded(residual, z, self._direction), u.vector(), self.free)
         self._work = u.vector().copy()
-        by_u, by_m = dl.derivative(lagrangian, u, v), dl.derivative(lagrangian, m, w)
-        self.Wuz = self._second(by_u, u.vector(), self.free)
-        self.Wmz = self._second(by_m, m.vector())
-        self._bend(lagrangian, Vh)
+        lagrangian = varf_handler(u, m, p, z)
 
-    def _tensor(self, form, like: dl.GenericVector, left: dl.GenericVector | None = None) -> CachedTensor:
-        comm = like.mpi_comm()
-        if self._coefficients:
-            return CachedColumns(comm, form, self._direction, like, left=left)
-        return CachedTensor(comm, without_powers(form), left=left)
+        def second(first, like: dl.GenericVector, left: dl.GenericVector | None = None) -> CachedTensor | None:
+            form = expanded(first, z, along)
+            return None if form.empty() else matrix(form, like, left)
 
-    def _second(self, first, like: dl.GenericVector, left: dl.GenericVector | None = None) -> CachedTensor | None:
-        """The derivative in z of the linear form `first`."""
-        form = _expanded(first, self._z, self._direction)
-        return None if form.empty() else self._tensor(form, like, left)
+        def matrix(form, like: dl.GenericVector, left: dl.GenericVector | None) -> CachedTensor:
+            if control.is_field:
+                return CachedTensor(like.mpi_comm(), without_powers(form), left=left)
+            return CachedColumns(like.mpi_comm(), form, control, like, left=left)
 
-    def _bend(self, lagrangian, Vh) -> None:
-        """Prepare the second derivative in z, z."""
-        z = self._z
-        if self._coefficients:
-            self._other = dl.Constant(np.zeros(_n_values(z)))
-            form = _expanded(dl.derivative(lagrangian, z, self._other), z, self._direction)
-            self._curvature = None if form.empty() else dl.Form(form)
-        else:
-            form = _expanded(dl.derivative(lagrangian, z, dl.TestFunction(Vh[CONTROL])), z, self._direction)
-            self._curvature = None if form.empty() else CachedTensor(self._control.mpi_comm(), form)
+        residual = varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]), z)
+        self.Cz = matrix(expanded(residual, z, along), u.vector(), self.free)
+        self.Wuz = second(dl.derivative(lagrangian, u, dl.TestFunction(Vh[STATE])), u.vector(), self.free)
+        self.Wmz = second(dl.derivative(lagrangian, m, dl.TestFunction(Vh[PARAMETER])), m.vector())
+        self._direction = control.direction()
+        curvature = expanded(dl.derivative(lagrangian, z, control.test), z, self._direction)
+        self._curvature = None if curvature.empty() else dl.Form(without_powers(curvature))
 
     def load(self, i: int, x: dl.GenericVector) -> None:
         if i != CONTROL:
             super().load(i, x)
             return
-        self._control.zero()
-        self._control.axpy(1.0, x)
-        if self._coefficients:
-            _assign(self._z, gather(owned_values(x), x.mpi_comm()))
-        else:
-            self._z.vector().zero()
-            self._z.vector().axpy(1.0, x)
-            self._z.vector().apply("insert")
+        self._loaded_control.zero()
+        self._loaded_control.axpy(1.0, x)
+        self._control.load(x)
         self._loads += 1
 
     def residual(self, out: dl.GenericVector) -> None:
         super().residual(out)
         if self.additive:
-            self.update(self.Cz).tensor.mult(self._control, self._work)
+            self.update(self.Cz).tensor.mult(self._loaded_control, self._work)
             out.axpy(1.0, self._work)
 
     def apply_Wzz(self, direction: dl.GenericVector, out: dl.GenericVector) -> None:
@@ -214,18 +243,11 @@ class ControlForms(CompiledForms):
         out.zero()
         if self._curvature is None:
             return
-        if not self._coefficients:
-            self.update(self._curvature).tensor.mult(direction, out)
-            return
-        _assign(self._direction, gather(owned_values(direction), direction.mpi_comm()))
-        values, first = np.empty(out.local_size()), out.local_range()[0]
-        for j, unit in enumerate(np.eye(out.size())):
-            _assign(self._other, unit)
-            scalar = dl.cpp.la.Scalar(out.mpi_comm())
-            self._assembler.assemble(scalar, self._curvature)
-            if first <= j < first + len(values):
-                values[j - first] = scalar.get_scalar_value()
-        set_owned_values(out, values)
+        self._control.load(direction, self._direction)
+        if self._control.is_field:
+            self._assembler.assemble(out, self._curvature)
+        else:
+            set_owned_values(out, self._control.by_component(lambda: scalar(self._curvature, out.mpi_comm()), out))
 
 
 def control_vector(space) -> dl.GenericVector:
@@ -237,13 +259,16 @@ def control_vector(space) -> dl.GenericVector:
     return dl.Function(space).vector()
 
 
-def _expanded(form, z, direction):
-    """The derivative of `form` in z with all derivatives taken, empty where it vanishes."""
-    return ufl.algorithms.expand_derivatives(dl.derivative(form, z, direction))
+def expanded(form: Any, variable: Any, direction: Any) -> Any:
+    """The derivative of `form` in a variable with all derivatives taken, empty where it vanishes."""
+    return ufl.algorithms.expand_derivatives(dl.derivative(form, variable, direction))
 
 
-def _n_values(constant: dl.Constant) -> int:
-    return len(constant.values())
+def scalar(form: dl.Form, comm: MPI.Comm) -> float:
+    """The value of a functional."""
+    out = dl.cpp.la.Scalar(comm)
+    dl.cpp.fem.Assembler().assemble(out, form)
+    return out.get_scalar_value()
 
 
 def _assign(constant: dl.Constant, values: np.ndarray) -> None:

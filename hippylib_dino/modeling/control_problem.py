@@ -17,9 +17,12 @@ from hippylib_dino.modeling.control_forms import (
     CoefficientOrder,
     CoefficientSpace,
     ControlForms,
+    ControlVariable,
     control_vector,
+    expanded,
+    scalar,
 )
-from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values, set_owned_values
+from hippylib_dino.modeling.spaces import DofOrder, check_vector, owned_values, set_owned_values
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 
 
@@ -175,31 +178,33 @@ class ControlProblem(AcceleratedVariationalProblem):
         self, i: int, j: int, k: int, x: list, jdir: dl.GenericVector, kdir: dl.GenericVector, out: dl.GenericVector
     ) -> None:
         """Third variation of r at `x`, tested in variable `i`, in directions `jdir` of `j` and `kdir` of `k`."""
-        variables = [self._symbol(n, self._variable(x, n)) for n in range(CONTROL + 1)]
+        control = ControlVariable(self.Vh[CONTROL])
+
+        def symbol(n: int, vector: dl.GenericVector) -> dl.Function | dl.Constant:
+            if n == CONTROL:
+                made = control.direction()
+                control.load(vector, made)
+                return made
+            made = dl.Function(self.Vh[n])
+            made.vector().axpy(1.0, vector)
+            return made
+
+        variables = [symbol(n, self._variable(x, n)) for n in range(CONTROL + 1)]
         form = self.varf_handler(*variables)
         for n, direction in ((j, jdir), (k, kdir)):
-            form = dl.derivative(form, variables[n], self._symbol(n, direction))
+            form = dl.derivative(form, variables[n], symbol(n, direction))
         out.zero()
-        if i == CONTROL and isinstance(self.Vh[CONTROL], CoefficientSpace):
-            unit = dl.Constant(np.zeros(out.size()))
-            form = dl.derivative(form, variables[i], unit)
-            values = []
-            for row in np.eye(out.size()):
-                unit.assign(dl.Constant(row))
-                values.append(dl.assemble(form))
-            set_owned_values(out, self.control_order.from_array(np.array(values)))
+        test = control.test if i == CONTROL else dl.TestFunction(self.Vh[i])
+        form = expanded(form, variables[i], test)
+        if form.empty():
             return
-        dl.assemble(dl.derivative(form, variables[i], dl.TestFunction(self.Vh[i])), tensor=out)
+        if i == CONTROL and not control.is_field:
+            compiled = dl.Form(form)
+            set_owned_values(out, control.by_component(lambda: scalar(compiled, out.mpi_comm()), out))
+            return
+        dl.assemble(form, tensor=out)
         if i in (STATE, ADJOINT):
             out *= self._forms.free
-
-    def _symbol(self, i: int, x: dl.GenericVector) -> dl.Function | dl.Constant:
-        """What stands for a vector of variable `i` in a form."""
-        if i == CONTROL and isinstance(self.Vh[CONTROL], CoefficientSpace):
-            return dl.Constant(gather(owned_values(x), x.mpi_comm()))
-        function = dl.Function(self.Vh[i])
-        function.vector().axpy(1.0, x)
-        return function
 
 
 def control_order(space) -> DofOrder | CoefficientOrder:
