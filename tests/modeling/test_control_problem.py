@@ -37,7 +37,7 @@ def moved(x, h, direction):
 
 @pytest.mark.parametrize("variable", [hp.PARAMETER, CONTROL])
 def test_taylor_rates_of_a_soupy_caller(problem, point, variable):
-    """Cost, gradient and Hessian by the adjoints of a control model: rates 1, 2, 3; a wrong one is seen."""
+    """Cost, gradient and Hessian by the adjoints of a control model: rates 2, 3; a wrong one is seen."""
     m, z = point
     caller = ControlModel(problem, control_problems.soupy_quantity(problem))
     x = caller.point(m, z)
@@ -50,7 +50,6 @@ def test_taylor_rates_of_a_soupy_caller(problem, point, variable):
         return caller.cost(moved(m, h, direction), z) if variable == hp.PARAMETER else caller.cost(m, moved(z, h, direction))
 
     change = np.array([cost(h) for h in STEPS]) - caller.quantity.cost(x)
-    assert rate(np.abs(change)) == pytest.approx(1, abs=0.3)
     assert rate(np.abs(change - STEPS * gradient)) == pytest.approx(2, abs=0.2)
     assert rate(np.abs(change - STEPS * gradient - STEPS**2 / 2 * curvature)) == pytest.approx(3, abs=0.2)
     assert rate(np.abs(change - 1.05 * STEPS * gradient)) < 1.7
