@@ -3,7 +3,8 @@
 import importlib
 
 from hippylib_dino.control import ControlDistribution, GaussianControl, UniformControl, control_from_config
-from hippylib_dino.ouu.ensembles import ControlRange, Ensemble, SurrogateEnsemble
+from hippylib_dino.ouu.assessment import Assessment, RiskEstimate, assess
+from hippylib_dino.ouu.ensembles import Ensemble, SurrogateEnsemble
 from hippylib_dino.ouu.minimization import ExtrapolationWarning, Iterate, OptimalControl, minimize
 from hippylib_dino.ouu.objective import Objective
 from hippylib_dino.ouu.penalties import L1Penalty, L2Penalty, Penalty
@@ -33,9 +34,9 @@ _PDE_SIDE = {
 }
 
 __all__ = [
+    "Assessment",
     "CVaR",
     "ControlDistribution",
-    "ControlRange",
     "Ensemble",
     "Entropic",
     "Expansion",
@@ -52,10 +53,12 @@ __all__ = [
     "Objective",
     "OptimalControl",
     "Penalty",
+    "RiskEstimate",
     "RiskMeasure",
     "SurrogateEnsemble",
     "UniformControl",
     "WorstCase",
+    "assess",
     "control_from_config",
     "minimize",
     *_PDE_SIDE,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
+from hippylib_dino.control import ControlDistribution
 from hippylib_dino.errors import InputError
+from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.ouu.quantities import LatentQuantity
 from hippylib_dino.reduction.basis import Basis
@@ -50,13 +51,6 @@ class Ensemble(ABC):
         return None
 
 
-class ControlRange(Protocol):
-    """What a surrogate was trained on: a distribution of controls."""
-
-    def contains(self, z: np.ndarray) -> bool:
-        """Whether z (dZ,) lies where controls are drawn."""
-
-
 class SurrogateEnsemble(Ensemble):
     """Q by a surrogate of latent parameter and control, f: (x, ζ) ↦ y, in NumPy.
 
@@ -73,7 +67,7 @@ class SurrogateEnsemble(Ensemble):
         Of y (rQ,).
     x : (n, rM)
         Latent parameters of the samples: draws of N(0, I) for the prior, or encoded parameters to compare with the PDE.
-    trained_on : ControlRange, optional
+    trained_on : ControlDistribution, optional
         Distribution of the controls that f was trained on.
 
     Raises
@@ -86,8 +80,7 @@ class SurrogateEnsemble(Ensemble):
     ::
 
         x = np.random.default_rng(0).standard_normal((256, dino.input_basis.parameter_part().rank))
-        control_basis = dino.input_basis.control_part()
-        ensemble = hd.ouu.SurrogateEnsemble(dino.latent_map, control_basis, quantity, x, dino.control)
+        ensemble = hd.ouu.SurrogateEnsemble.of_dino(dino, quantity, x)
     """
 
     def __init__(
@@ -96,7 +89,7 @@ class SurrogateEnsemble(Ensemble):
         control_basis: Basis,
         quantity: LatentQuantity,
         x: np.ndarray,
-        trained_on: ControlRange | None = None,
+        trained_on: ControlDistribution | None = None,
     ):
         self.x = np.array(x, dtype=float)
         self.n_control, rank = control_basis.encoder.shape
@@ -116,6 +109,25 @@ class SurrogateEnsemble(Ensemble):
         self.latent_map, self.control_basis, self._quantity = latent_map, control_basis, quantity
         self._trained_on = trained_on
         self.n = len(self.x)
+
+    @classmethod
+    def of_dino(cls, dino: DINO, quantity: LatentQuantity, x: np.ndarray) -> SurrogateEnsemble:
+        """The ensemble of a DINO of parameter and control.
+
+        Parameters
+        ----------
+        dino : DINO
+        quantity : LatentQuantity
+            Of its latent outputs (rQ,).
+        x : (n, rM)
+            Latent parameters: draws of N(0, I), or ``dino.input_basis.parameter_part().encode(m)``.
+
+        Raises
+        ------
+        InputError
+            If the DINO has no control, or the shapes do not fit.
+        """
+        return cls(dino.latent_map, dino.input_basis.control_part(), quantity, x, dino.control)
 
     def _chunks(self, z: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """Samples, and the inputs (k, rM + rZ) of the network for them."""

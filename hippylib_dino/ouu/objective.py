@@ -83,7 +83,7 @@ class Objective:
         z = checked_control(z, self.ensemble.n_control)
         t = np.empty(0)
         if self.risk.n_auxiliary:
-            t = self.risk.auxiliary(_finite(self.ensemble.quantity(z)), self.weights)
+            t = self.risk.auxiliary(finite_quantity(self.ensemble.quantity(z)), self.weights)
         return np.concatenate([z, t])
 
     def value_and_gradient(self, variables: np.ndarray) -> tuple[float, np.ndarray]:
@@ -96,7 +96,7 @@ class Objective:
         """
         z, t = self.split(variables)
         q, jacobian = self.ensemble.quantity_and_jacobian(z)
-        at = self.risk.expand_jointly(_finite(q), t, self.weights)
+        at = self.risk.expand_jointly(finite_quantity(q), t, self.weights)
         value, gradient = at.value, at.gradient @ jacobian
         for penalty in self.penalties:
             more, slope = penalty.value_and_gradient(z)
@@ -116,7 +116,7 @@ class Objective:
         z, t = self.split(variables)
         v, s = self.split(direction)
         q, jacobian = self.ensemble.quantity_and_jacobian(z)
-        at = self.risk.expand_jointly(_finite(q), t, self.weights)
+        at = self.risk.expand_jointly(finite_quantity(q), t, self.weights)
         bent, bent_t = at.hessian(jacobian @ v, s)
         action = bent @ jacobian + at.gradient @ self.ensemble.hessian_actions(z, v)
         for penalty in self.penalties:
@@ -124,7 +124,8 @@ class Objective:
         return np.concatenate([action, bent_t])
 
 
-def _finite(q: np.ndarray) -> np.ndarray:
+def finite_quantity(q: np.ndarray) -> np.ndarray:
+    """q (n,); `SolveError` unless all of it is finite."""
     bad = np.count_nonzero(~np.isfinite(q))
     if bad:
         raise SolveError(

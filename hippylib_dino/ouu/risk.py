@@ -203,11 +203,23 @@ class CVaR(RiskMeasure):
 
     def auxiliary(self, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """t (1,), where the smoothed share of samples beyond it is 1 - β."""
+        order = np.argsort(q)[::-1]
+        beyond = np.cumsum(weights[order])
+        last = min(int(np.searchsorted(beyond, 1 - self.beta)), len(q) - 1)
+        quantile = float(q[order[last]])
+        # smoothing moves t by at most ε below the quantile: only samples this near to it are in question
+        near = np.abs(q - quantile) < self.epsilon
+        far = weights[~near & (q > quantile)].sum()
 
         def slope(t: float) -> float:
-            return (1 - self.beta) - float(weights @ self._first(q - t))
+            return (1 - self.beta) - far - float(weights[near] @ self._first(q[near] - t))
 
-        return np.array([brentq(slope, q.min() - self.epsilon, q.max(), xtol=1e-300, rtol=8.9e-16, maxiter=1000)])
+        low, high = quantile - self.epsilon, quantile
+        if slope(high) <= 0:  # equal to rounding
+            return np.array([high])
+        if slope(low) >= 0:
+            return np.array([low])
+        return np.array([brentq(slope, low, high, xtol=1e-300, rtol=8.9e-16, maxiter=1000)])
 
     def expand_jointly(self, q: np.ndarray, auxiliary: np.ndarray, weights: np.ndarray) -> JointExpansion:
         (t,) = auxiliary

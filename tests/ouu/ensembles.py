@@ -2,23 +2,16 @@
 
 import numpy as np
 
+from hippylib_dino.control import UniformControl
 from hippylib_dino.network import Polynomial, ReducedDense
 from hippylib_dino.ouu import Ensemble, LatentQuadratic, SurrogateEnsemble
-from hippylib_dino.reduction import Basis
+from hippylib_dino.reduction.control import control_basis
 
 
-class Box:
-    """Independent uniform controls in [low, high], with the basis of zero mean and unit variance."""
-
-    def __init__(self, low, high, n):
-        self.low, self.high = low, high
-        scale = np.eye(n) * np.sqrt(12) / (high - low)
-        self.basis = Basis(
-            np.linalg.inv(scale), scale, np.full(n, (low + high) / 2), np.ones(n), "whitened", "control precision"
-        )
-
-    def contains(self, z):
-        return bool(((z >= self.low) & (z <= self.high)).all())
+def box(low, high, n):
+    """Independent uniform controls, and their basis of zero mean and unit variance."""
+    law = UniformControl(np.full(n, low), np.full(n, high))
+    return law, control_basis(law, np.eye(n))
 
 
 class Analytic(Ensemble):
@@ -51,8 +44,9 @@ def network(n=40, rank=4, n_control=3, n_outputs=5, seed=0):
     rng = np.random.default_rng(seed)
     architecture = ReducedDense(rank + n_control, n_outputs, hidden=(16, 16))
     weights = [rng.standard_normal(s) / np.sqrt(s[0]) for s in architecture.weight_shapes()]
-    f, box = architecture.latent_map(weights), Box(-2.0, 3.0, n_control)
-    return SurrogateEnsemble(f, box.basis, quadratic(n_outputs), rng.standard_normal((n, rank)), box)
+    law, basis = box(-2.0, 3.0, n_control)
+    f = architecture.latent_map(weights)
+    return SurrogateEnsemble(f, basis, quadratic(n_outputs), rng.standard_normal((n, rank)), law)
 
 
 def affine(A, B, shift, basis, quantity, x):

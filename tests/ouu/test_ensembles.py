@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hippylib_dino.errors import InputError, SolveError
-from hippylib_dino.network import Polynomial
+from hippylib_dino.network import DINO, Polynomial, ReducedDense
 from hippylib_dino.ouu import (
     CVaR,
     Entropic,
@@ -18,8 +18,8 @@ from hippylib_dino.ouu import (
     WorstCase,
     ensembles,
 )
-from hippylib_dino.reduction import Basis
-from tests.ouu.ensembles import Analytic, Box, affine, network, quadratic
+from hippylib_dino.reduction.basis import Basis, joint_basis
+from tests.ouu.ensembles import Analytic, affine, box, network, quadratic
 
 ENSEMBLES = {"network": network, "analytic": Analytic}
 RISKS = (Expectation(), MeanVariance(0.5), CVaR(0.7, 0.5), Entropic(0.3), WorstCase(1.0))
@@ -151,11 +151,31 @@ def test_samples_are_taken_in_chunks(monkeypatch):
 def test_affine_surrogate_is_the_affine_map(rng):
     A, B, shift = rng.standard_normal((5, 2)), rng.standard_normal((5, 3)), rng.standard_normal(5)
     Q, x, z = quadratic(5), rng.standard_normal((9, 2)), rng.standard_normal(3)
-    ensemble = affine(A, B, shift, Box(-1.0, 4.0, 3).basis, Q, x)
+    ensemble = affine(A, B, shift, box(-1.0, 4.0, 3)[1], Q, x)
     y = shift + x @ A.T + B @ z
     np.testing.assert_allclose(ensemble.quantity(z), Q.value(y), rtol=1e-12)
     np.testing.assert_allclose(ensemble.quantity_and_jacobian(z)[1], Q.value_and_gradient(y)[1] @ B, rtol=1e-10)
     np.testing.assert_allclose(ensemble.hessian_actions(z, z)[0], B.T @ Q.hessian @ B @ z, rtol=1e-10)
+
+
+def test_ensemble_of_a_dino(rng):
+    """At parameters m and controls z in their own units it is Q of the DINO's latent output."""
+    law, controls = box(-1.0, 4.0, 3)
+    network = ReducedDense(2 + 3, 4, hidden=(8,))
+    dino = DINO(
+        network,
+        [rng.standard_normal(shape) for shape in network.weight_shapes()],
+        joint_basis(basis(12, 2, rng), controls),
+        basis(9, 4, rng),
+        {"control": law.get_config()},
+    )
+    m, z, Q = rng.standard_normal((5, 12)), rng.uniform(-1, 4, 3), quadratic(4)
+    ensemble = SurrogateEnsemble.of_dino(dino, Q, dino.input_basis.parameter_part().encode(m))
+    np.testing.assert_allclose(ensemble.quantity(z), Q.value(dino.latent_map.value(dino.latent(m, z))), rtol=1e-12)
+    assert ensemble.outside(z) is None
+    assert "UniformControl does not contain it; the 2. of 3 latent controls is +2" in ensemble.outside(
+        np.array([0.0, 5.0, 1.0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,14 +185,14 @@ def test_affine_surrogate_is_the_affine_map(rng):
         ({"x": np.zeros((0, 2))}, r"x: expected shape \(n, 2\)"),
         ({"x": np.full((4, 2), np.nan)}, "x: expected finite"),
         ({"quantity": quadratic(3)}, "quantity: expected one of 4 latent outputs.* got one of 3"),
-        ({"control_basis": Box(0.0, 1.0, 4).basis}, r"x: expected shape \(n, 1\)"),
+        ({"control_basis": box(0.0, 1.0, 4)[1]}, r"x: expected shape \(n, 1\)"),
     ],
 )
 def test_bad_ensemble(change, message):
     f = Polynomial(5, 4).latent_map([np.zeros(4), np.zeros((4, 5))])
     settings = {
         "latent_map": f,
-        "control_basis": Box(0.0, 1.0, 3).basis,
+        "control_basis": box(0.0, 1.0, 3)[1],
         "quantity": quadratic(4),
         "x": np.zeros((4, 2)),
     }

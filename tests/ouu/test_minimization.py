@@ -25,7 +25,7 @@ from hippylib_dino.ouu import (
     minimize,
 )
 from hippylib_dino.ouu.journal import Journal
-from tests.ouu.ensembles import Analytic, Box, affine, network
+from tests.ouu.ensembles import Analytic, affine, box, network
 
 METHODS = ("L-BFGS-B", "trust-constr")
 
@@ -55,9 +55,7 @@ class LinearQuadratic:
         return np.linalg.solve(left, -self.B.T @ metric @ self.shift)
 
     def ensemble(self, x):
-        return affine(
-            self.A, self.B, self.shift, Box(-1.0, 2.0, 3).basis, LatentQuadratic(0.0, np.zeros(6), np.eye(6)), x
-        )
+        return affine(self.A, self.B, self.shift, box(-1.0, 2.0, 3)[1], LatentQuadratic(0.0, np.zeros(6), np.eye(6)), x)
 
 
 GAUSSIAN = LinearQuadratic()
@@ -105,7 +103,7 @@ def portfolio(n_radii=150, n_angles=60):
     angles = 2 * np.pi * np.arange(n_angles) / n_angles
     x = (radii[:, None, None] * np.column_stack([np.cos(angles), np.sin(angles)])).reshape(-1, 2)
     linear, bent = np.zeros((1, 4)), np.zeros((1, 4, 4))
-    basis = Box(-3.0, 3.0, 2).basis
+    _, basis = box(-3.0, 3.0, 2)
     scale = np.sqrt(12) / 6
     linear[0, 2:] = np.array([-1.0, 0.5]) / scale
     bent[0, 0, 2] = bent[0, 1, 3] = bent[0, 2, 0] = bent[0, 3, 1] = 0.2 / scale
@@ -197,7 +195,9 @@ def test_history_and_counts(capsys):
 
 def test_leaving_the_training_range_warns():
     objective = Objective(network(), Expectation(), [L2Penalty(1.0, reference=np.full(3, 9.0))])
-    with pytest.warns(ExtrapolationWarning, match="outside of what the surrogate was trained on: Box does not contain"):
+    with pytest.warns(
+        ExtrapolationWarning, match="outside of what the surrogate was trained on: UniformControl does not contain"
+    ):
         found = solve(objective)
     assert "latent controls is +" in found.outside
     with warnings.catch_warnings():
