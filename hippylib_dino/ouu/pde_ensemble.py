@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import dolfin as dl
 import numpy as np
-from hippylib import ADJOINT, PARAMETER, STATE
+from hippylib import ADJOINT, STATE
 
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
@@ -21,7 +21,7 @@ from hippylib_dino.reduction.basis import Basis
 
 
 class PDEEnsemble(Ensemble):
-    """Q(m_i, z) by the PDE: a forward solve a sample, one adjoint solve for its gradient, two incremental for a Hessian.
+    """Q(m_i, z) by the PDE: a forward solve a sample, an adjoint one for a gradient, two incremental for a Hessian.
 
     Groups of ranks that share a mesh take the samples in turn; every rank gets all results.  States at the last control
     are kept: a gradient after a value solves no forward problem again, and solves at the next control start from them.
