@@ -64,7 +64,7 @@ class OptimalControl:
     z : (dZ,)
         Control.
     auxiliary : (k,)
-        t of the risk measure; empty for most.
+        t of a joint objective; empty of others.
     value, risk : float
         Objective; the risk measure in it.
     gradient_norm : float
@@ -109,7 +109,7 @@ def minimize(
     resume: bool = False,
     progress: bool = True,
 ) -> OptimalControl:
-    """Minimise an objective over the control, and over the auxiliary variables of its risk measure.
+    """Minimise an objective over the control, and over the auxiliary variables of a joint one.
 
     With an ensemble of the PDE the same call gives the PDE's own optimum; started at the surrogate's control it needs
     few iterations.
@@ -186,7 +186,7 @@ class _Run:
 
     def __init__(self, objective: Objective, low: np.ndarray, high: np.ndarray, journal: Journal, bar: tqdm):
         self.objective, self.journal, self.bar = objective, journal, bar
-        open_ended = np.full(objective.risk.n_auxiliary, np.inf)
+        open_ended = np.full(objective.n_auxiliary, np.inf)
         self.low, self.high = np.concatenate([low, -open_ended]), np.concatenate([high, open_ended])
         self.history: list[Iterate] = []
         self.n_evaluations = self.n_hessian_actions = 0

@@ -1,4 +1,4 @@
-"""Risk of an ensemble plus penalties, as a function of the control and of the risk measure's auxiliary variables."""
+"""Risk of an ensemble plus penalties, as a function of the control."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.ouu.ensembles import Ensemble, checked_control
 from hippylib_dino.ouu.penalties import Penalty
-from hippylib_dino.ouu.risk import RiskMeasure, checked_weights
+from hippylib_dino.ouu.risk import JointExpansion, RiskMeasure, checked_weights, without_auxiliary
 
 
 class Objective:
-    """r(q(z), t) + Σ P(z) over variables (z, t) (dZ + k,), whose minimum over t is R(q(z)) + Σ P(z).
+    """R(q(z)) + Σ P(z); or, jointly, r(q(z), t) + Σ P(z), with the auxiliary variables t (k,) of the measure.
 
-    t (k,) are the auxiliary variables of the risk measure: one for CVaR, none for most.
+    The minimum of r over t is R, so that both have the same optimum.  Without t its minimiser is found anew at each z,
+    which costs nothing beside q, and L-BFGS-B gets nearer to the optimum of a CVaR in as many iterations: r curves in
+    t on the scale of the smoothing, far more than in z.
 
     Parameters
     ----------
@@ -25,6 +27,8 @@ class Objective:
     penalties : sequence of Penalty
     weights : (n,), optional
         Of the samples; default 1/n.
+    joint : bool
+        Whether t are variables: one for CVaR, none for the other measures here.
 
     Raises
     ------
@@ -34,7 +38,7 @@ class Objective:
     Attributes
     ----------
     n_variables : int
-        dZ + k.
+        dZ, or dZ + k of a joint one.
 
     Examples
     --------
@@ -50,10 +54,12 @@ class Objective:
         risk: RiskMeasure,
         penalties: Sequence[Penalty] = (),
         weights: np.ndarray | None = None,
+        joint: bool = False,
     ):
         self.ensemble, self.risk, self.penalties = ensemble, risk, tuple(penalties)
         self.weights = checked_weights(weights, ensemble.n)
-        self.n_variables = ensemble.n_control + risk.n_auxiliary
+        self.n_auxiliary = risk.n_auxiliary if joint else 0
+        self.n_variables = ensemble.n_control + self.n_auxiliary
         zero = np.zeros(ensemble.n_control)
         for penalty in self.penalties:
             try:
@@ -68,7 +74,7 @@ class Objective:
                 )
 
     def split(self, variables: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """z (dZ,) and t (k,) of (z, t).
+        """z (dZ,) and t (k,) of the variables; t is empty unless they are joint.
 
         Raises
         ------
@@ -79,15 +85,20 @@ class Objective:
         return variables[: self.ensemble.n_control], variables[self.ensemble.n_control :]
 
     def start(self, z: np.ndarray) -> np.ndarray:
-        """(z, t) with the minimising t at z."""
+        """z (dZ,), or (z, t) with the minimising t at z."""
         z = checked_control(z, self.ensemble.n_control)
         t = np.empty(0)
-        if self.risk.n_auxiliary:
+        if self.n_auxiliary:
             t = self.risk.auxiliary(finite_quantity(self.ensemble.quantity(z)), self.weights)
         return np.concatenate([z, t])
 
+    def _expanded(self, q: np.ndarray, t: np.ndarray) -> JointExpansion:
+        if self.n_auxiliary:
+            return self.risk.expand_jointly(q, t, self.weights)
+        return without_auxiliary(self.risk.expand(q, self.weights))
+
     def value_and_gradient(self, variables: np.ndarray) -> tuple[float, np.ndarray]:
-        """The objective and its gradient (dZ + k,).
+        """The objective and its gradient (n_variables,).
 
         Raises
         ------
@@ -96,7 +107,7 @@ class Objective:
         """
         z, t = self.split(variables)
         q, jacobian = self.ensemble.quantity_and_jacobian(z)
-        at = self.risk.expand_jointly(finite_quantity(q), t, self.weights)
+        at = self._expanded(finite_quantity(q), t)
         value, gradient = at.value, at.gradient @ jacobian
         for penalty in self.penalties:
             more, slope = penalty.value_and_gradient(z)
@@ -104,7 +115,7 @@ class Objective:
         return value, np.concatenate([gradient, at.auxiliary_gradient])
 
     def hessian_action(self, variables: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """∇² of the objective times a direction (dZ + k,).
+        """∇² of the objective times a direction (n_variables,).
 
         By the chain rule Jᵀ∇²r (Jv) + Σ_i ∂r/∂q_i ∇²q_i v, with J = ∂q/∂z.
 
@@ -116,7 +127,7 @@ class Objective:
         z, t = self.split(variables)
         v, s = self.split(direction)
         q, jacobian = self.ensemble.quantity_and_jacobian(z)
-        at = self.risk.expand_jointly(finite_quantity(q), t, self.weights)
+        at = self._expanded(finite_quantity(q), t)
         bent, bent_t = at.hessian(jacobian @ v, s)
         action = bent @ jacobian + at.gradient @ self.ensemble.hessian_actions(z, v)
         for penalty in self.penalties:

@@ -55,7 +55,7 @@ class RiskMeasure(ABC):
     """R(Q) of a quantity of interest Q with samples q (n,) of weights w (n,), Σ w = 1; equal weights by default.
 
     A subclass gives `expand`: value, gradient and Hessian action in q.  One that is itself a minimum over auxiliary
-    variables t, R(q) = min_t r(q, t), may leave these to the optimiser of the control: it gives `auxiliary`, the
+    variables t, R(q) = min_t r(q, t), may offer these to the optimiser of the control: it gives `auxiliary`, the
     minimiser, and `expand_jointly`, the expansion of r, and counts them in `n_auxiliary`.
     """
 
@@ -71,8 +71,7 @@ class RiskMeasure(ABC):
 
     def expand_jointly(self, q: np.ndarray, auxiliary: np.ndarray, weights: np.ndarray) -> JointExpansion:
         """r(q, t) and its derivatives in both."""
-        at = self.expand(q, weights)
-        return JointExpansion(at.value, at.gradient, np.empty(0), lambda v, s: (at.hessian(v), np.empty(0)))
+        return without_auxiliary(self.expand(q, weights))
 
     def value(self, q: np.ndarray, weights: np.ndarray | None = None) -> float:
         """R(q).
@@ -159,7 +158,7 @@ class CVaR(RiskMeasure):
 
     R(q) = min_t t + E[(Q - t)⁺_ε]/(1 - β) with (s)⁺_ε = 0, s³/ε² - s⁴/(2ε³), s - ε/2 on s < 0, [0, ε), s ≥ ε, which
     is twice continuously differentiable, and at most ε/2 below max(0, s).  So R is at most ε/(2(1 - β)) below the
-    exact CVaR, and never above.  The optimiser of the control has t as a further variable.
+    exact CVaR, and never above.
 
     Parameters
     ----------
@@ -317,6 +316,11 @@ def _exponential(q: np.ndarray, factors: np.ndarray, theta: float) -> Expansion:
     total = logsumexp(theta * q, b=factors)
     p = factors * np.exp(theta * q - total)
     return Expansion(float(total / theta), p, lambda v: theta * p * (v - p @ v))
+
+
+def without_auxiliary(at: Expansion) -> JointExpansion:
+    """The same expansion, in no further variables."""
+    return JointExpansion(at.value, at.gradient, np.empty(0), lambda v, s: (at.hessian(v), np.empty(0)))
 
 
 def checked_samples(q: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from hippylib_dino.reduction.basis import Basis, joint_basis
 from tests.ouu.ensembles import Analytic, affine, box, network, quadratic
 
 ENSEMBLES = {"network": network, "analytic": Analytic}
-RISKS = (Expectation(), MeanVariance(0.5), CVaR(0.7, 0.5), Entropic(0.3), WorstCase(1.0))
+RISKS = (Expectation(), MeanVariance(0.5), CVaR(0.7, 1.5), Entropic(0.3), WorstCase(1.0))
 
 
 def slope(steps, remainder):
@@ -228,9 +228,11 @@ PENALTIES = {
 
 
 @pytest.mark.parametrize("penalties", PENALTIES)
-@pytest.mark.parametrize("risk", RISKS, ids=lambda r: type(r).__name__)
-def test_objective_taylor_rates(ensemble, risk, penalties, rng):
-    objective = Objective(ensemble, risk, PENALTIES[penalties])
+@pytest.mark.parametrize(
+    ("risk", "joint"), [*((r, False) for r in RISKS), (CVaR(0.7, 1.5), True)], ids=lambda p: str(p).split("(")[0]
+)
+def test_objective_taylor_rates(ensemble, risk, joint, penalties, rng):
+    objective = Objective(ensemble, risk, PENALTIES[penalties], joint=joint)
     x, v = objective.start(rng.standard_normal(3)), rng.standard_normal(objective.n_variables)
     x[3:] += 0.05  # not at the minimising t, where its derivative vanishes
     steps = 2.0 ** -np.arange(7, 13)
@@ -246,12 +248,15 @@ def test_objective_taylor_rates(ensemble, risk, penalties, rng):
     assert slope(fine, change - 1.01 * fine * (gradient @ v)) < 1.3
 
 
-def test_objective_with_t_left_out_is_the_risk(rng):
-    objective = Objective(Analytic(), CVaR(0.7, 0.5))
+def test_joint_objective_at_the_minimising_t_is_the_risk(rng):
+    objective = Objective(Analytic(), CVaR(0.7, 1.5), joint=True)
     z = rng.standard_normal(3)
     value, gradient = objective.value_and_gradient(objective.start(z))
     q, J = objective.ensemble.quantity_and_jacobian(z)
     assert value == pytest.approx(objective.risk.value(q), rel=1e-14)
+    alone, slope_alone = Objective(Analytic(), CVaR(0.7, 1.5)).value_and_gradient(z)
+    assert alone == pytest.approx(value, rel=1e-14)
+    np.testing.assert_allclose(slope_alone, gradient[:3], rtol=1e-12)
     np.testing.assert_allclose(gradient[:3], objective.risk.gradient(q) @ J, rtol=1e-12)
     assert abs(gradient[3]) < 1e-12
 
@@ -283,7 +288,10 @@ def test_weights_of_the_objective(rng):
         (lambda: Objective(Analytic(), Expectation(), [L2Penalty(1.0, np.eye(4))]), "penalties: L2Penalty takes no 3"),
         (lambda: Objective(Analytic(), Expectation(), [L2Penalty(1.0, reference=np.ones(2))]), "penalties: L2Penalty"),
         (lambda: Objective(Analytic(), Expectation(), weights=np.ones(3)), r"weights: expected shape \(40,\)"),
-        (lambda: Objective(Analytic(), CVaR()).value_and_gradient(np.zeros(3)), r"variables: expected shape \(4,\)"),
+        (
+            lambda: Objective(Analytic(), CVaR(), joint=True).value_and_gradient(np.zeros(3)),
+            r"variables: expected shape \(4,\)",
+        ),
     ],
 )
 def test_bad_objective(make, message):
@@ -295,4 +303,4 @@ def test_quantity_that_is_not_finite_is_an_error():
     ensemble = Analytic()
     ensemble.b[2] = np.nan
     with pytest.raises(SolveError, match="not finite at 1 of 40 samples"):
-        Objective(ensemble, CVaR()).start(np.zeros(3))
+        Objective(ensemble, CVaR(), joint=True).start(np.zeros(3))
