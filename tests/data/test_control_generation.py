@@ -82,7 +82,7 @@ def test_energies_are_those_of_the_full_jacobians(case):
 def test_reduced_controls_hold_the_most(tmp_path):
     """Derivative-informed controls: fewer coordinates, and the share of the Jacobian that their eigenvalues promise."""
     model = control_problems.build("field", hd.sample_communicator(), observable="points")
-    common = dict(n_samples=10, n_validation=1, n_test=1, input_rank=6, output_rank=6, progress=False)
+    common = {"n_samples": 10, "n_validation": 1, "n_test": 1, "input_rank": 6, "output_rank": 6, "progress": False}
     dataset = hd.generate(model, tmp_path / "a", control_rank=0.99, **common)
     basis, samples = dataset.basis("control"), dataset.split("train")
     assert basis.kind == "derivative"
@@ -139,10 +139,10 @@ def test_another_distribution_is_another_problem(case, tmp_path):
 def test_failed_solves_are_recorded_and_continuation_moves_the_control_along(tmp_path):
     model = control_problems.build("bent", hd.sample_communicator())
     model.initial_guess = lambda m: model.problem.generate_state()
-    common = dict(
-        n_samples=3, n_validation=1, n_test=1, n_basis_samples=3, input_rank=3, output_rank=2, output_basis="pod",
-        progress=False,
-    )  # fmt: skip
+    common = {
+        "n_samples": 3, "n_validation": 1, "n_test": 1, "n_basis_samples": 3, "input_rank": 3, "output_rank": 2,
+        "output_basis": "pod", "progress": False,
+    }  # fmt: skip
     plain = hd.generate(model, tmp_path / "plain", **common)
     solve, calls = model.problem.solveFwd, []
 
@@ -166,20 +166,20 @@ def test_failed_solves_are_recorded_and_continuation_moves_the_control_along(tmp
 
 def test_bad_input_is_named(case, models, tmp_path):
     model, _ = case
-    common = dict(n_samples=4, input_rank=2, output_rank=2, progress=False)
-    with pytest.raises(RankError, match="control_rank: expected 1 .. "):
+    basis = "pod" if model.whole_state else "derivative"
+    common = {"n_samples": 4, "input_rank": 2, "output_rank": 2, "progress": False}
+    with pytest.raises(RankError, match=r"control_rank: expected 1 .. "):
         hd.generate(model, tmp_path, control_rank=1000, **common)
     with pytest.raises(InputError, match="control_rank: the model draws no controls"):
         hd.generate(models["poisson"], tmp_path, control_rank=2, **common)
-    with pytest.raises(InputError, match="store_full.*full Jacobians are not stored"):
-        basis = "pod" if model.whole_state else "derivative"
+    with pytest.raises(InputError, match=r"store_full.*full Jacobians are not stored"):
         hd.generate(model, tmp_path, store_full=True, output_basis=basis, **common)
-    with pytest.raises(InputError, match="initial_guess: .* compares parameters alone"):
+    with pytest.raises(InputError, match=r"initial_guess: .* compares parameters alone"):
         hd.generate(model, tmp_path, initial_guess="nearest", output_basis="pod", **common)
 
 
 def test_distributions_refuse_what_cannot_be():
-    with pytest.raises(InputError, match="lower < upper for every control, got 1.0 and 0.0 for control 1"):
+    with pytest.raises(InputError, match=r"lower < upper for every control, got 1.0 and 0.0 for control 1"):
         hd.ouu.UniformControl([0.0, 1.0], [1.0, 0.0])
     with pytest.raises(InputError, match="expected one length"):
         hd.ouu.UniformControl([0.0], [1.0, 2.0])

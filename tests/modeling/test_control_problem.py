@@ -47,7 +47,11 @@ def test_taylor_rates_of_a_soupy_caller(problem, point, variable):
     curvature = caller.hessian_action(x, direction, variable).inner(direction)
 
     def cost(h):
-        return caller.cost(moved(m, h, direction), z) if variable == hp.PARAMETER else caller.cost(m, moved(z, h, direction))
+        return (
+            caller.cost(moved(m, h, direction), z)
+            if variable == hp.PARAMETER
+            else caller.cost(m, moved(z, h, direction))
+        )
 
     change = np.array([cost(h) for h in STEPS]) - caller.quantity.cost(x)
     assert rate(np.abs(change - STEPS * gradient)) == pytest.approx(2, abs=0.2)
@@ -61,7 +65,7 @@ def test_jacobians_of_both_variables_have_rate_two(problems):
         m = vector(model.prior.mean, 1, 0.3)
         z, dz = vector(model.problem.generate_control(), 2, 0.5), vector(model.problem.generate_control(), 3, 0.25)
         model.problem.control = z
-        base, J = model.linearize(m)
+        base, _ = model.linearize(m)
         Jz = model.control_jacobian()
         slope = Jz.mult_block(owned_values(dz)[:, None])[:, 0]
         change = []
@@ -121,7 +125,9 @@ def test_third_variations_are_derivatives_of_second(problem, point):
                 if i in (hp.STATE, hp.ADJOINT):
                     difference *= owned_values(free)
                 size = max(1.0, np.abs(difference).max())
-                np.testing.assert_allclose(owned_values(exact), difference, rtol=0, atol=2e-6 * size, err_msg=f"{i}{j}{k}")
+                np.testing.assert_allclose(
+                    owned_values(exact), difference, rtol=0, atol=2e-6 * size, err_msg=f"{i}{j}{k}"
+                )
 
 
 def test_gauss_newton_has_no_second_derivatives(problem, point):
@@ -214,7 +220,6 @@ for name, observable in (("wells", "state"), ("bent", "points"), ("field", "stat
     W = np.cos(np.outer(np.arange(J.shape[0]), [0.3, 0.9]))
     rows = pde.control_order.to_array(J.transpmult_block(W))
     if dl.MPI.rank(dl.MPI.comm_world) == 0:
-        numbers = [caller.quantity.cost(x)] if False else []
         print("RESULT", [f"{v:.7g}" for a in (gradient, hessian, columns, rows) for v in (a.sum(), (a**2).sum())])
 """
 
@@ -235,8 +240,8 @@ def test_bad_input_is_named(problems):
     space = pde.Vh[hp.STATE]
     with pytest.raises(InputError, match="expected four spaces"):
         hd.ControlProblem([space] * 3, control_problems.wells, [], [])
+    unused = hd.ControlProblem(pde.Vh, lambda u, m, p, z: control_problems.diffusion(u, m, p), [], [])
     with pytest.raises(InputError, match="the form does not depend on the control z"):
-        unused = hd.ControlProblem(pde.Vh, lambda u, m, p, z: control_problems.diffusion(u, m, p), [], [])
         unused.solveFwd(unused.generate_state(), [unused.generate_state(), unused.generate_parameter(), None])
     with pytest.raises(InputError, match=r"control: expected shape \(3,\), one number for each control, got \(4,\)"):
         pde.control = np.zeros(4)
