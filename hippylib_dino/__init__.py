@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AcceleratedVariationalProblem": "modeling",
+    "ControlProblem": "modeling",
     "CovarianceStateObservation": "modeling",
     "DINO": "network",
     "Dataset": "data",
@@ -48,6 +49,7 @@ _SUBPACKAGES = (
     "mcmc",
     "modeling",
     "network",
+    "ouu",
     "plotting",
     "reduction",
     "surrogate",

@@ -70,6 +70,31 @@ def linear_dino(models, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def control_model():
+    import hippylib_dino as hd
+    from tests import control_problems
+
+    return control_problems.build("bent", hd.sample_communicator())
+
+
+@pytest.fixture(scope="session")
+def control_dataset(control_model, tmp_path_factory):
+    import hippylib_dino as hd
+
+    return hd.generate(
+        control_model, tmp_path_factory.mktemp("data") / "control", n_samples=64, n_validation=8, n_test=16,
+        n_basis_samples=32, input_rank=10, output_rank=8, output_basis="pod", progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def control_dino(control_dataset):
+    import hippylib_dino as hd
+
+    return hd.train(control_dataset, "h1", epochs=100, batch_size=8, hidden=(48, 48), seed=1, progress=False)
+
+
+@pytest.fixture(scope="session")
 def surrogates(models, confusion_dino, linear_dino):
     import hippylib_dino as hd
 

@@ -26,6 +26,7 @@ MODELS = (
     "state",
     "heat",
     "reaction",
+    "controlled",
 )
 
 
@@ -179,3 +180,12 @@ def reaction(comm):
     from tests import time_dependent_problems  # which imports this module
 
     return hd.JacobianModel(*time_dependent_problems.reaction(comm))
+
+
+def controlled(comm):
+    """A control problem, nonlinear in all variables, at a fixed control."""
+    from tests import control_problems
+
+    model = control_problems.build("bent", comm, observable="points")
+    model.problem.control = np.array([0.7, -0.4, 0.9])
+    return model

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import zarr
 
+from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.plan import Plan
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder
 from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
+from hippylib_dino.reduction.control import control_basis
 from hippylib_dino.reduction.input import derivative_input_basis, kle_input_basis
 from hippylib_dino.reduction.output import (
     derivative_output_basis,
@@ -37,6 +39,11 @@ def build_output_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, do
     if plan.output_basis == "pod":
         return pod_output_basis(observables, noise, rank=rank)
     covariance = sum(scratch["covariance"][int(i)] for i in done) / len(done)
+    controls = model.control_distribution
+    if controls is not None:
+        for i in done:
+            columns = scratch["control_jacobian"][int(i)] @ controls.factor
+            covariance += columns @ columns.T / len(done)
     return derivative_output_basis(observables.mean(axis=0), covariance, noise, rank=rank)
 
 
@@ -60,3 +67,16 @@ def build_input_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, don
     return derivative_input_basis(
         model.prior, jacobians, noise, rank=rank, n_samples=len(done), seed=plan.seed, total_energy=total
     )
+
+
+def build_control_basis(
+    model: JacobianModel, controls: ControlDistribution, plan: Plan, scratch: zarr.Group, done: np.ndarray
+) -> Basis:
+    """The control's basis of a plan, from the basis samples `done`; of a whole state from their rows (Φ⁺)ᵀ J_z."""
+    name, data = "control_rows" if model.whole_state else "control_jacobian", model.data_space
+    hessian = np.zeros((controls.dim, controls.dim))
+    for i in done:
+        columns = scratch[name][int(i)] @ controls.factor
+        weighted = columns if model.whole_state else data.precision(columns)
+        hessian += columns.T @ weighted / len(done)
+    return control_basis(controls, hessian, None if plan.control_basis == "whitened" else plan.asked("control"))

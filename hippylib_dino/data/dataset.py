@@ -19,9 +19,10 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from hippylib_dino.control import ControlDistribution, control_from_config
 from hippylib_dino.data.plan import GIVEN, SPLITS, Plan
 from hippylib_dino.errors import DatasetError, InputError
-from hippylib_dino.reduction.basis import Basis
+from hippylib_dino.reduction.basis import Basis, joint_basis
 from hippylib_dino.reduction.ranks import Rank, rank_within
 
 FORMAT = "hippylib_dino dataset"
@@ -35,6 +36,8 @@ SAMPLE_ARRAYS = (
     "observable_energy",
     "observable_residual",
     "jacobian_energy",
+    "control",
+    "control_jacobian_energy",
 )
 FULL_ARRAYS = ("m", "jacobian")
 BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
@@ -51,7 +54,8 @@ class Samples:
     index : (n,)
         Sample numbers in the dataset.
     x : (n, rM)
-        Latent parameters, N(0, I) under the prior.
+        Latent parameters, N(0, I) under the prior.  With a control (n, rM + rZ): latent parameters, then latent
+        controls of zero mean and covariance I.
     y : (n, rQ)
         Latent observables, in noise standard deviations.
     observable_energy : (n,)
@@ -60,11 +64,17 @@ class Samples:
         ‖Γ^-½ J R^-½‖²_HS = tr(Γ⁻¹ J R⁻¹ Jᵀ) of the full Jacobian.  Exact with ``store_full=True``; else its
         part outside the input basis is an estimate, from the same prior draws for all samples.
     reduced_jacobian : (n, rQ, rM)
-        Empty if it was not asked for.
+        Empty if it was not asked for.  With a control (n, rQ, rM + rZ), columns as in `x`.
     observable : (n, dQ), optional
         q, in the observable's units; None where it is the whole state.
     observable_residual : (n,), optional
         ‖q - q̄ - Φy‖² in the noise-precision norm, where the observable is the whole state.
+    control_rank : int
+        rZ, the last columns of `x`; 0 without a control.
+    control : (n, dZ), optional
+        z, in the control's units.
+    control_jacobian_energy : (n,), optional
+        tr(Γ⁻¹ J_z C J_zᵀ), C the covariance of the controls: the control's part of `jacobian_energy`.
     """
 
     index: np.ndarray
@@ -75,6 +85,9 @@ class Samples:
     reduced_jacobian: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
     observable: np.ndarray | None = None
     observable_residual: np.ndarray | None = None
+    control_rank: int = 0
+    control: np.ndarray | None = None
+    control_jacobian_energy: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -155,6 +168,8 @@ class Dataset:
         """The arrays that every finished sample must have whole; a lost one is an error when it is read."""
         state = self.attributes["observable"] == "state"
         without = {"observable"} if state else {"observable_residual"}
+        if self.control is None:
+            without |= {"control", "control_jacobian_energy"}
         kept = {"m": self.plan.store_full or self.plan.store_parameters, "jacobian": self.plan.store_full}
         full = tuple(name for name in FULL_ARRAYS if kept[name])
         return (*(name for name in SAMPLE_ARRAYS if name not in without), *full)
@@ -179,11 +194,15 @@ class Dataset:
         return values if self._ranks is None else self._truncated(name, values, index)
 
     def _truncated(self, name: str, values: np.ndarray, index: np.ndarray) -> np.ndarray:
-        inputs, outputs = self._ranks or (None, None)
+        inputs, outputs = self._ranks or (0, 0)
         if name == "observable_residual":  # what the cut coordinates held joins what the basis had left
             return values + (Dataset(self._group, self.path)._read("y", index)[:, outputs:] ** 2).sum(axis=1)
-        cuts = {"x": np.s_[:, :inputs], "y": np.s_[:, :outputs], "reduced_jacobian": np.s_[:, :outputs, :inputs]}
-        return values[cuts[name]] if name in cuts else values
+        if name == "y":
+            return values[:, :outputs]
+        if name in ("x", "reduced_jacobian"):  # the last columns are the control's
+            columns = np.delete(values, np.s_[inputs : values.shape[-1] - self.plan.control_rank], axis=-1)
+            return columns if name == "x" else columns[:, :outputs]
+        return values
 
     def truncate(self, input_rank: Rank, output_rank: Rank) -> Dataset:
         """The same samples in the leading vectors of the bases: a view, nothing is written.
@@ -193,7 +212,8 @@ class Dataset:
         Parameters
         ----------
         input_rank, output_rank : int or float
-            rM and rQ, or the shares of the bases' total energy that they are to hold at least.
+            rM and rQ, or the shares of the bases' total energy that they are to hold at least.  A control's rank
+            stays.
 
         Raises
         ------
@@ -204,7 +224,7 @@ class Dataset:
         """
         view = Dataset(self._group, self.path)
         view._ranks = (
-            rank_within(self.input_basis, input_rank, name="input_rank", where=str(self.path)),
+            rank_within(self.basis("input"), input_rank, name="input_rank", where=str(self.path)),
             rank_within(self.output_basis, output_rank, name="output_rank", where=str(self.path)),
         )
         return view
@@ -301,7 +321,8 @@ class Dataset:
             index = index[:n]
         left = FULL_ARRAYS if jacobians else (*FULL_ARRAYS, "reduced_jacobian")
         names = [name for name in self._checked_arrays() if name not in left]
-        return Samples(index, **{name: self._read(name, index) for name in names})
+        arrays = {name: self._read(name, index) for name in names}
+        return Samples(index, **arrays, control_rank=self.plan.control_rank)
 
     def members(self, part: str) -> np.ndarray:
         """Numbers of the finished samples of a split, (n,); given samples are training samples.
@@ -390,7 +411,7 @@ class Dataset:
     # ---- bases and provenance ------------------------------------------------------------
 
     def basis(self, name: str) -> Basis:
-        """The "input" or the "output" basis.
+        """The "input" basis, of the parameter alone, the "output" or the "control" basis.
 
         Raises
         ------
@@ -408,12 +429,18 @@ class Dataset:
         arrays = {key: self._whole(f"bases/{name}/{key}") for key in BASIS_ARRAYS}
         attributes = self._group[f"bases/{name}"].attrs
         if self._ranks is not None:
-            rank = self._ranks[0] if name == "input" else self._ranks[1]
-            arrays.update({key: arrays[key][:, :rank] for key in ("decoder", "encoder")})
+            ranks = {"input": self._ranks[0], "output": self._ranks[1]}
+            arrays.update({key: arrays[key][:, : ranks.get(name)] for key in ("decoder", "encoder")})
         total = attributes.get("total_energy")
         if total is None and name == "output":  # of which the whole spectrum is stored
             total = float(arrays["eigenvalues"].sum())
-        return Basis(**arrays, kind=attributes["kind"], inner_product=attributes["inner_product"], total_energy=total)
+        return Basis(
+            **arrays,
+            kind=attributes["kind"],
+            inner_product=attributes["inner_product"],
+            total_energy=total,
+            parameter_block=None,
+        )
 
     def _whole(self, name: str) -> np.ndarray:
         """An array that is one chunk; damage is an error that names it."""
@@ -429,13 +456,20 @@ class Dataset:
 
     @property
     def input_basis(self) -> Basis:
-        """Ψ and RΨ, rows in canonical dof order."""
-        return self.basis("input")
+        """Ψ and RΨ, rows in canonical dof order; with a control of pairs (m, z), see `joint_basis`."""
+        parameter = self.basis("input")
+        return parameter if self.control is None else joint_basis(parameter, self.basis("control"))
 
     @property
     def output_basis(self) -> Basis:
         """Φ and Γ⁻¹Φ."""
         return self.basis("output")
+
+    @property
+    def control(self) -> ControlDistribution | None:
+        """Distribution of the controls; None without a control."""
+        stored = self.fingerprint.get("control")
+        return None if stored is None else control_from_config(stored)
 
     @property
     def fingerprint(self) -> dict:
@@ -487,7 +521,7 @@ class Dataset:
         DatasetError
             If a basis is damaged, which no sample can be projected on again, or a parameter that was given.
         """
-        for name in ("input", "output"):
+        for name in ("input", "output") if self.control is None else ("input", "output", "control"):
             self.basis(name)
         self._whole("bases/noise_covariance")
         for i in self.given:
@@ -514,13 +548,15 @@ class Dataset:
         if SCRATCH not in self._group:
             return []
         scratch, found = self._group[SCRATCH], []
-        names = [name for name in ("m", "observable", "covariance", "jacobian", "rows") if name in scratch]
+        rows_of = ("rows", "rows_energy", "control_rows")
+        first = ("m", "control", "observable", "covariance", "jacobian", "control_jacobian")
+        names = [name for name in (*first, *rows_of) if name in scratch]
         for i in range(self.plan.n_basis_samples):
             try:
                 if scratch["status"][i] == DONE:
-                    whole = all(np.isfinite(scratch[name][i]).all() for name in names if name != "rows")
+                    whole = all(np.isfinite(scratch[name][i]).all() for name in names if "rows" not in name)
                     rows = "rows" not in names or scratch["rows_status"][i] != DONE
-                    rows = rows or (np.isfinite(scratch["rows"][i]).all() and np.isfinite(scratch["rows_energy"][i]))
+                    rows = rows or all(np.isfinite(scratch[name][i]).all() for name in names if "rows" in name)
                     found += [] if whole and rows else [i]
             except Exception:  # noqa: BLE001  as in _read
                 found.append(i)

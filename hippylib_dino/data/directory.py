@@ -51,12 +51,15 @@ class Dims:
         dU, if the states of the basis samples are kept to start other solves from; else 0.
     whole_state : bool
         Whether the observable is the state: then neither it nor full Jacobians are kept.
+    control : int
+        dZ, 0 without a control.
     """
 
     parameter: int
     observable: int
     state: int
     whole_state: bool
+    control: int = 0
 
 
 class DatasetDirectory:
@@ -121,6 +124,9 @@ class DatasetDirectory:
         n = plan.n_total
         for name in ("observable_energy", "jacobian_energy"):
             create_array(root, name, (n,), ("sample",))
+        if dims.control:
+            create_array(root, "control", (n, dims.control), ("sample", "control"))
+            create_array(root, "control_jacobian_energy", (n,), ("sample",))
         create_array(root, "work", (n, len(WORK)), ("sample", "work"))
         create_array(root, "status", (n,), ("sample",), dtype="u1")
         if dims.whole_state:
@@ -259,9 +265,10 @@ class DatasetDirectory:
 
 def make_latent_arrays(root: zarr.Group, plan: Plan) -> None:
     """The arrays whose shapes follow the ranks, once these are known, where they are not there in these ranks."""
-    inputs, outputs = plan.input_rank, plan.output_rank
-    if not (inputs and outputs):
+    outputs, controlled = plan.output_rank, plan.control_basis != "none"
+    if not (plan.input_rank and outputs) or (controlled and not plan.control_rank):
         return
+    inputs = plan.input_rank + plan.control_rank
     shapes = {
         "x": ((inputs,), ("latent_parameter",)),
         "y": ((outputs,), ("latent_observable",)),
@@ -281,6 +288,12 @@ def _create_scratch(scratch: zarr.Group, plan: Plan, dims: Dims) -> None:
     if dims.state:
         create_array(scratch, "state", (n, dims.state), ("sample", "state"))
     create_array(scratch, "status", (n,), ("sample",), dtype="u1")
+    if dims.control:
+        create_array(scratch, "control", (n, dims.control), ("sample", "control"))
+        if not dims.whole_state:
+            create_array(
+                scratch, "control_jacobian", (n, dims.observable, dims.control), ("sample", "observable", "control")
+            )
     if not dims.whole_state:
         create_array(scratch, "covariance", (n, dims.observable, dims.observable), ("sample", "row", "column"))
         create_array(scratch, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
@@ -292,6 +305,9 @@ def create_rows(scratch: zarr.Group, plan: Plan, n_parameters: int) -> None:
     if "rows_energy" not in scratch or scratch["rows"].shape != shape:
         create_array(scratch, "rows", shape, ("sample", "latent_observable", "parameter"))
         create_array(scratch, "rows_energy", shape[:1], ("sample",))
+        if "control" in scratch:
+            n_controls = scratch["control"].shape[1]
+            create_array(scratch, "control_rows", (*shape[:2], n_controls), ("sample", "latent_observable", "control"))
         create_array(scratch, "rows_status", shape[:1], ("sample",), dtype="u1")
 
 
@@ -308,7 +324,9 @@ class FailureLog:
     def __init__(self, path: Path, seed: int):
         self._folder, self._seed = path / "failures", seed
 
-    def record(self, index: int, reason: str, parameter: np.ndarray, retry: str | None) -> None:
+    def record(
+        self, index: int, reason: str, parameter: np.ndarray, retry: str | None, *, control: np.ndarray | None = None
+    ) -> None:
         """Add a failed sample; of one that is there already, what is said first of its solve stays.
 
         Parameters
@@ -319,6 +337,7 @@ class FailureLog:
             Canonical dof order.
         retry : str, optional
             What was tried a second time, in vain.
+        control : (dZ,) array, optional
         """
         file = self._folder / f"sample-{index:08d}.json"
         known = (
@@ -326,6 +345,8 @@ class FailureLog:
         )
         if retry is not None:
             known["retried"] = retry
+        if control is not None:
+            known["control"] = control.tolist()
         write_file(self._folder / f"sample-{index:08d}.npy", lambda stream: np.save(stream, parameter))
         write_file(file, lambda stream: stream.write(json.dumps(known).encode()))
 

@@ -12,18 +12,20 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
-from hippylib_dino.data.bases import build_input_basis, build_output_basis
+from hippylib_dino.control import ControlDistribution
+from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.plan import Plan
-from hippylib_dino.data.projection import Projector, linearized_covariance, owned_rows
-from hippylib_dino.data.solving import SampleSolver, Solved
+from hippylib_dino.data.projection import Projector, linearized_covariance, owned_rows, whole_rows
+from hippylib_dino.data.solving import SampleSolver, Solved, SolvedControl
 from hippylib_dino.data.together import Ranks
-from hippylib_dino.errors import DatasetError, GenerationError, InputError, SolveError
+from hippylib_dino.errors import DatasetError, GenerationError, InputError, RankError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import fingerprint
+from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
 from hippylib_dino.reduction.ranks import Rank, checked_rank
@@ -41,6 +43,7 @@ def generate(
     n_basis_samples: int | None = None,
     input_rank: Rank = 100,
     output_rank: Rank | None = None,
+    control_rank: Rank | None = None,
     input_basis: str = "derivative",
     output_basis: str = "derivative",
     seed: int = 0,
@@ -54,7 +57,7 @@ def generate(
     max_failures: int = 10,
     progress: bool = True,
 ) -> Dataset:
-    """Draw parameters, solve, and store reduced values and Jacobians, also under `mpirun`.
+    """Draw parameters (and controls), solve, and store reduced values and Jacobians, also under `mpirun`.
 
     The first pass keeps the full Jacobians of `n_basis_samples` training samples on disk until the
     bases are built from them; the second projects those and solves the remaining samples.
@@ -63,7 +66,8 @@ def generate(
     Parameters
     ----------
     model : JacobianModel
-        Its mesh on ``hd.sample_communicator()``.
+        Its mesh on ``hd.sample_communicator()``.  With a distribution of controls, each sample has a control of its
+        own, and the dataset both reduced Jacobians side by side.
     path : str or Path
         Directory of the dataset.
     n_samples : int
@@ -75,7 +79,10 @@ def generate(
     input_rank, output_rank : int or float
         rM and rQ: an int, or as a float in (0, 1) the share of the total energy of the basis that the rank is to
         hold at least, see `Basis.energy`.  Default 100 and 50, or all observables with ``output_basis="identity"``.
+    control_rank : int or float, optional
+        rZ of derivative-informed controls, in the same way; default all controls, whitened by their distribution.
     input_basis : "derivative" or "kle"
+        Of the parameter.
     output_basis : "derivative", "pod" or "identity"
         "identity" keeps all observables, whitened by the noise.  Where the observable is the whole state, "pod".
     seed : int
@@ -94,7 +101,8 @@ def generate(
     initial_guess : str or callable
         Of the forward solves of a nonlinear problem: "mean", "linearized", "nearest", "regression", a callable from a
         parameter vector to a state vector, or "auto", which takes the one that needed least work on some of the
-        basis samples; see `hippylib_dino.modeling.initial_guess`.  The first pass starts from the model's own.
+        basis samples; see `hippylib_dino.modeling.initial_guess`.  The first pass starts from the model's own; where
+        controls are drawn, "auto" is the model's own throughout, and "nearest" and "regression" are not there.
     retry : "continuation" or JacobianModel, optional
         What is tried for a sample whose solve failed: the same solver in steps from the prior mean to the parameter,
         or a model of the same problem with a more robust solver.
@@ -125,7 +133,11 @@ def generate(
     path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm())
     there = resume and ranks.on_first((path / "zarr.json").exists)
     stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
-    asked = checked_rank("input_rank", input_rank), _output_rank(output_rank, output_basis, model)
+    asked = (
+        checked_rank("input_rank", input_rank),
+        _output_rank(output_rank, output_basis, model),
+        _control_rank(control_rank, model),
+    )
     shares = [rank if isinstance(rank, float) else None for rank in asked]
     by_hand = [0 if isinstance(rank, float) else rank for rank in asked]
     plan = Plan(
@@ -142,6 +154,9 @@ def generate(
         store_parameters=store_parameters,
         input_energy=shares[0],
         output_energy=shares[1],
+        control_basis=_control_basis(control_rank, model),
+        control_rank=by_hand[2],
+        control_energy=shares[2],
     )
     solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
     run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
@@ -192,7 +207,7 @@ def append(
     Raises
     ------
     InputError
-        For parameters of another shape or that are not finite, or another number of origins.
+        For parameters of another shape or that are not finite, another number of origins, or a model with a control.
     DatasetError
         If there are no bases yet, the noise is another one, or another run writes to the dataset.
     FingerprintError
@@ -227,6 +242,10 @@ def append(
 def _checked_given(
     model: JacobianModel, parameters: np.ndarray, origins: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
+    if model.control_distribution is not None:
+        raise InputError(
+            "model: has a control, which parameters alone do not fix. Add samples by hd.generate(..., resume=True)."
+        )
     parameters, dim = np.asarray(parameters, dtype=float), model.prior.mean.size()
     if parameters.ndim != 2 or parameters.shape[1] != dim or len(parameters) == 0:
         raise InputError(
@@ -255,6 +274,29 @@ def _output_rank(asked: Rank | None, output_basis: str, model: JacobianModel) ->
     return checked_rank("output_rank", asked)
 
 
+def _control_basis(control_rank: Rank | None, model: JacobianModel) -> str:
+    if model.control_distribution is None:
+        return "none"
+    return "whitened" if control_rank is None else "derivative"
+
+
+def _control_rank(asked: Rank | None, model: JacobianModel) -> Rank:
+    """What is asked for, or all controls; 0 without a control."""
+    controls = model.control_distribution
+    if controls is None:
+        if asked is not None:
+            raise InputError(
+                f"control_rank: the model draws no controls, got {asked}; pass control=... to hd.JacobianModel."
+            )
+        return 0
+    if asked is None:
+        return controls.dim
+    rank = checked_rank("control_rank", asked)
+    if rank > controls.dim:
+        raise RankError(f"control_rank: expected 1 .. {controls.dim}, the number of controls, got {rank}.")
+    return rank
+
+
 class _Run:
     """One run of `generate`: the directory and the two passes."""
 
@@ -281,9 +323,15 @@ class _Run:
                 'output_basis, store_full: a whole state is compressed by output_basis="pod", and its full Jacobians '
                 f"are not stored; got output_basis={plan.output_basis!r}, store_full={plan.store_full}."
             )
+        self.controls = model.control_distribution
+        if self.controls is not None and (plan.store_full or solver.reuse is not None):
+            raise InputError(
+                "store_full, reuse: full Jacobians are not stored where controls are drawn; pass store_parameters=True "
+                "for the parameters alone."
+            )
         self.can_guess = not (model.time_dependent or model.problem.is_fwd_linear)
         # to start other solves from; a whole state is kept anyway
-        self.keeps_states = self.can_guess and not model.whole_state
+        self.keeps_states = self.can_guess and not (model.whole_state or self.controls is not None)
         self.directory: DatasetDirectory | None = None
 
     def check_guess(self, initial_guess: str | Guess) -> None:
@@ -292,6 +340,11 @@ class _Run:
             raise InputError(
                 "initial_guess: the forward problem is linear or time-dependent and takes none, "
                 f'got {initial_guess!r}; leave it at "auto".'
+            )
+        if self.controls is not None and initial_guess in ("nearest", "regression"):
+            raise InputError(
+                f'initial_guess: expected "auto", "mean", "linearized" or a callable where controls are drawn, got '
+                f"{initial_guess!r}, which compares parameters alone."
             )
 
     # ---- the directory -------------------------------------------------------------------
@@ -314,6 +367,9 @@ class _Run:
         """The fingerprint of the problem, and whether what the user brought along belongs to it."""
         self.mark = fingerprint(self.model)
         # what the PDE answers at one point tells another PDE on the same spaces apart
+        if self.controls is not None:
+            self.mark["control"] = self.controls.get_config()
+            self.model.problem.control = self.controls.draw(np.random.default_rng(0))  # at the mean, states may vanish
         q = self.model.evalObservable(self.model.prior.mean)
         self.mark["forward map"] = {"observable at the prior mean": q[:: max(1, len(q) // 64)].tolist()}
         self.solver.check(self.mark)
@@ -324,7 +380,8 @@ class _Run:
         noise, mark = self.data.value, self.mark
         if not self.directory.exists():
             state = self.state_order.dim if self.keeps_states else 0
-            dims = Dims(self.order.dim, self.data.dim, state, self.model.whole_state)
+            control = 0 if self.controls is None else self.controls.dim
+            dims = Dims(self.order.dim, self.data.dim, state, self.model.whole_state, control)
             self.directory.create(self.plan, mark, noise, dims)
             return
         self.directory.check(self.plan, mark, noise, resume)
@@ -411,7 +468,8 @@ class _Run:
         except SolveError as error:
             parameter = self.order.to_array(owned_values(self.solver.draw(index)))
             if self.ranks.writes:
-                self.failure_log.record(index, str(error), parameter, self.solver.retry)
+                control = self.solver.draw_control(index)
+                self.failure_log.record(index, str(error), parameter, self.solver.retry, control=control)
             return False
         return True
 
@@ -434,10 +492,14 @@ class _Run:
         self._hand_out("bases", self.root[SCRATCH]["status"], self._solve_basis_sample)
         self.ranks.on_first_group(self._build_output_basis)
         self.ranks.together(self._reopen)  # whose rank may be news
-        if self.model.whole_state and self.plan.input_basis == "derivative":
+        if self.model.whole_state and (self.plan.input_basis == "derivative" or self.controls is not None):
             self.ranks.on_first_group(self._create_rows)
             self.ranks.together(self._prepare_rows)
             self._hand_out("sensitivities", self.root[SCRATCH]["rows_status"], self._solve_rows)
+        controls = self.controls
+        if controls is not None:
+            self.ranks.on_first_group(lambda: self._build_control_basis(controls))
+            self.ranks.together(self._reopen)
         self.ranks.on_first_group(self._build_input_basis)
 
     def _prepare_rows(self) -> None:
@@ -456,6 +518,10 @@ class _Run:
         if rows is not None:
             record["covariance"] = linearized_covariance(self.model.prior, rows)
             record["jacobian"] = self.order.to_array(rows).T
+        if solved.control is not None:
+            record["control"] = solved.control.z
+            if rows is not None:
+                record["control_jacobian"] = whole_rows(solved.control.jacobian, self.model).T
         record["work"] = np.array([seconds, solved.iterations])
         if self.ranks.writes:
             self.scratch_writer.write(index, record)
@@ -483,12 +549,26 @@ class _Run:
         if scratch["status"][index] == FAILED:
             raise SolveError("failed in the first pass")
         m, u = self.order.from_array(scratch["m"][index]), self.data.local(scratch["observable"][index])
-        _, jacobian = self.solver.linearize(m, u)
-        rows = jacobian.transpmult_local(self.data.local(self._output.encoder))
-        full = self.order.to_array(rows).T
-        energy = np.trace(linearized_covariance(self.model.prior, rows))
+        z = scratch["control"][index] if self.controls is not None else None
+        _, jacobian, by_control = self.solver.linearize(m, u, z)
+        weights = self.data.local(self._output.encoder)
+        rows = jacobian.transpmult_local(weights)
+        record = {
+            "rows": self.order.to_array(rows).T,
+            "rows_energy": np.trace(linearized_covariance(self.model.prior, rows)),
+        }
+        if by_control is not None:
+            control_rows = by_control.transpmult_local(weights)
+            record["control_rows"] = self.model.problem.control_order.to_array(control_rows).T
         if self.ranks.writes:
-            self.scratch_writer.write(index, {"rows": full, "rows_energy": energy})
+            self.scratch_writer.write(index, record)
+
+    def _build_control_basis(self, controls: ControlDistribution) -> None:
+        done = self._basis_samples("rows_status" if self.model.whole_state else "status")
+        basis = build_control_basis(self.model, controls, self.plan, self.root[SCRATCH], done)
+        if self.ranks.writes:
+            write_basis(self.root, "control", basis)
+            self.root.attrs["plan"] = replace(self.plan, control_rank=basis.rank).to_attributes()
 
     def _build_input_basis(self) -> None:
         plan = self.plan
@@ -530,10 +610,13 @@ class _Run:
         """Give the solver its guess: the one that the user names, the model's own, or the best by counted work."""
         if callable(initial_guess):
             self.solver.guess = initial_guess
-        elif self.can_guess and not (initial_guess == "auto" and self.model.initial_guess is not None):
+        elif self.can_guess and not (initial_guess == "auto" and self._takes_own_guess()):
             self.ranks.together(self._collect_guesses)
             name = self._chosen() if initial_guess == "auto" else initial_guess
             self.ranks.together(lambda: self._make_guess(name))
+
+    def _takes_own_guess(self) -> bool:
+        return self.model.initial_guess is not None or self.controls is not None
 
     def _collect_guesses(self) -> None:
         self.guesses = Guesses(self.model, self.projector, self.root)
@@ -574,13 +657,18 @@ class _Run:
         try:
             m, q, (seconds, iterations) = scratch["m"][index], scratch["observable"][index], scratch["work"][index]
             rows = None if self.model.whole_state else scratch["jacobian"][index].T
+            z = None if self.controls is None else scratch["control"][index]
+            by_control = None if z is None or rows is None else scratch["control_jacobian"][index].T
         except Exception:  # noqa: BLE001  zarr raises whatever its codec raises; solved again
             return None
         m, q = self.order.from_array(m), self.data.local(q)
+        jacobian: Jacobian | np.ndarray
         if rows is None:
-            q, jacobian = self.solver.linearize(m, q)
-            return Solved(m, q, jacobian, seconds=seconds, iterations=iterations)
-        return Solved(m, q, self.order.from_array(rows), seconds=seconds, iterations=iterations)
+            q, jacobian, by_control = self.solver.linearize(m, q, z)
+        else:
+            jacobian = self.order.from_array(rows)
+        control = None if z is None or by_control is None else SolvedControl(z, by_control)
+        return Solved(m, q, jacobian, seconds=seconds, iterations=iterations, control=control)
 
     def _solve_sample(self, index: int) -> None:
         start = time.perf_counter()

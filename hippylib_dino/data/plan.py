@@ -11,9 +11,20 @@ from hippylib_dino.reduction.ranks import Rank
 SPLITS = ("train", "validation", "test")
 GIVEN = "given"  # segments of training samples whose parameters were given, not drawn
 # what may still change while no basis is computed
-BASIS_CHOICES = ("input_rank", "output_rank", "input_energy", "output_energy", "input_basis", "output_basis")
+BASIS_CHOICES = (
+    "input_rank",
+    "output_rank",
+    "control_rank",
+    "input_energy",
+    "output_energy",
+    "control_energy",
+    "input_basis",
+    "output_basis",
+    "control_basis",
+)
 INPUT_BASES = ("derivative", "kle")
 OUTPUT_BASES = ("derivative", "pod", "identity")
+CONTROL_BASES = ("none", "whitened", "derivative")
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,10 @@ class Plan:
         rM and rQ; 0 as long as there is no basis of the share that was asked for.
     input_energy, output_energy : float, optional
         The shares of the bases' energy that were asked for, where the ranks were not given by hand.
+    control_basis : str
+        "none" without a control; "whitened" for all controls, "derivative" for their derivative-informed subspace.
+    control_rank, control_energy : int, float
+        rZ as rM; 0 without a control.
     """
 
     n_train: int
@@ -49,6 +64,9 @@ class Plan:
     output_energy: float | None = None
     n_given: int = 0
     segments: tuple[tuple[str, int, int], ...] = ()
+    control_basis: str = "none"
+    control_rank: int = 0
+    control_energy: float | None = None
 
     @classmethod
     def from_attributes(cls, stored: dict) -> Plan:
@@ -60,16 +78,16 @@ class Plan:
         return asdict(self)
 
     def asked(self, basis: str) -> Rank:
-        """What was asked for as rank of the "input" or the "output" basis: the rank, or a share of the energy."""
+        """What was asked for as rank of the "input", "output" or "control" basis: a rank, or a share of the energy."""
         share = getattr(self, f"{basis}_energy")
         return getattr(self, f"{basis}_rank") if share is None else share
 
     def _request(self) -> dict[str, Any]:
         """What was asked for, by the names of the arguments, but for `n_train`."""
         request = asdict(self)
-        for key in ("segments", "n_given", "input_energy", "output_energy"):
+        for key in ("segments", "n_given", "input_energy", "output_energy", "control_energy"):
             del request[key]
-        return {**request, "input_rank": self.asked("input"), "output_rank": self.asked("output")}
+        return {**request, **{f"{basis}_rank": self.asked(basis) for basis in ("input", "output", "control")}}
 
     @property
     def n_total(self) -> int:
@@ -112,8 +130,8 @@ class Plan:
                 f"path: {what} was planned otherwise: {changes}. Resume with the same numbers or with more samples. "
                 "For other ranks or bases choose another directory, with reuse=this dataset if it has full Jacobians."
             )
-        kept = {name: getattr(stored, name) for name in ("input_rank", "output_rank", "n_given")}
-        return replace(self, **kept).with_segments(stored.segments)
+        names = ("input_rank", "output_rank", "control_rank", "n_given")
+        return replace(self, **{name: getattr(stored, name) for name in names}).with_segments(stored.segments)
 
     def check(self, n_parameters: int, n_observables: int, n_rows: int) -> None:
         """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data.

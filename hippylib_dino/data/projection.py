@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hippylib_dino.data.solving import Solved
+from hippylib_dino.data.solving import Solved, SolvedControl
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
@@ -26,6 +26,13 @@ def owned_rows(solved: Solved) -> np.ndarray:
     return solved.jacobian.owned_rows() if isinstance(solved.jacobian, Jacobian) else solved.jacobian
 
 
+def whole_rows(jacobian: Jacobian | np.ndarray, model: JacobianModel) -> np.ndarray:
+    """J_zᵀ, (dZ, dQ), on every rank."""
+    if isinstance(jacobian, Jacobian):
+        return model.problem.control_order.to_array(jacobian.owned_rows())
+    return jacobian
+
+
 class Projector:
     """Projection of samples on a pair of bases.
 
@@ -39,6 +46,7 @@ class Projector:
     ----------
     model : JacobianModel
     input_basis, output_basis : Basis
+        The first of the parameter, or of pairs of parameter and control.
     seed : int
         Of the prior draws.
     store_full : bool
@@ -63,6 +71,10 @@ class Projector:
         store_parameters: bool = False,
     ):
         self.model, self.store_full = model, store_full
+        self._control: tuple[Basis, np.ndarray] | None = None
+        if model.control_distribution is not None:
+            self._control = input_basis.control_part(), model.control_distribution.factor
+        input_basis = input_basis.parameter_part()
         self.store_parameters = store_full or store_parameters
         self.order, self.data = DofOrder(model.prior.Vh), model.data_space
         self._encoder = self.order.from_array(input_basis.encoder)
@@ -111,7 +123,27 @@ class Projector:
         else:
             energies = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns)))
             record["jacobian_energy"] = energies[: self._rank].sum() + energies[self._rank :].mean()
+        if solved.control is not None and self._control is not None:
+            self._add_control(record, solved.control, *self._control)
         return record
+
+    def _add_control(
+        self, record: dict[str, np.ndarray], control: SolvedControl, basis: Basis, factor: np.ndarray
+    ) -> None:
+        """The control and its part of latent input and Jacobian."""
+        columns = self._control_columns(control.jacobian, factor)
+        energy = self.data.sum(np.einsum("ij,ij->j", columns, self.data.precision(columns))).sum()
+        reduced = self.data.dot(self._out_encoder, columns) @ (factor.T @ basis.encoder)
+        record["control"], record["control_jacobian_energy"] = control.z, energy
+        record["x"] = np.concatenate([record["x"], basis.encode(control.z)])
+        record["reduced_jacobian"] = np.column_stack([record["reduced_jacobian"], reduced])
+        record["jacobian_energy"] = record["jacobian_energy"] + energy
+
+    def _control_columns(self, jacobian: Jacobian | np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """J_z V, this rank's piece of each column, for whole directions (dZ, k)."""
+        if isinstance(jacobian, Jacobian) and self.model.whole_state:
+            return jacobian.mult_local(self.model.problem.control_order.from_array(directions))
+        return whole_rows(jacobian, self.model).T @ directions
 
     def _probes(self, seed: int, n: int) -> np.ndarray:
         """(n_owned, n): prior draws less their part in the basis."""

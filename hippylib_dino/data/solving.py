@@ -10,7 +10,7 @@ import hippylib as hp
 import numpy as np
 
 from hippylib_dino.data.dataset import DONE, Dataset
-from hippylib_dino.data.streams import draw_parameter
+from hippylib_dino.data.streams import draw_parameter, stream
 from hippylib_dino.errors import DatasetError, InputError, SolveError
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian import Jacobian
@@ -18,7 +18,24 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 
 UNKNOWN = -1.0
+CONTROL_STREAM = 2  # beside the parameters' own, and that of probes
 SMALLEST_STEP = 1 / 32  # of the continuation, as a share of the way from the prior mean
+
+
+@dataclass
+class SolvedControl:
+    """The control of a sample.
+
+    Attributes
+    ----------
+    z : (dZ,)
+        All of it.
+    jacobian : Jacobian or (dZ, dQ) array
+        J_z alive, or the rows J_zᵀ, all of them.
+    """
+
+    z: np.ndarray
+    jacobian: Jacobian | np.ndarray
 
 
 @dataclass
@@ -39,6 +56,7 @@ class Solved:
         Of the solve; -1 where not known.
     rescue : str, optional
         Why the first solve failed, where a retry succeeded.
+    control : SolvedControl, optional
     """
 
     m: np.ndarray
@@ -48,6 +66,7 @@ class Solved:
     seconds: float = UNKNOWN
     iterations: float = UNKNOWN
     rescue: str | None = None
+    control: SolvedControl | None = None
 
 
 class SampleSolver:
@@ -118,6 +137,11 @@ class SampleSolver:
             return self.vector(self.order.from_array(self._given.given_parameter(index)))
         return draw_parameter(self.model.prior, self.seed, index)
 
+    def draw_control(self, index: int) -> np.ndarray | None:
+        """The control of a sample, (dZ,); None where controls are not drawn."""
+        controls = self.model.control_distribution
+        return None if controls is None else controls.draw(stream((self.seed, CONTROL_STREAM), index))
+
     def solve(self, index: int) -> Solved:
         """A sample with its Jacobian.
 
@@ -131,12 +155,16 @@ class SampleSolver:
             return Solved(self.order.from_array(m), q, self.order.from_array(J.T))
         solved = self.solve_state(index)
         solved.jacobian = self.model.linearize_at(solved.u, self.vector(solved.m))
+        if solved.control is not None:
+            solved.control.jacobian = self.model.control_jacobian()
         return solved
 
     def solve_state(self, index: int) -> Solved:
         """A sample without its Jacobian."""
-        m = self.draw(index)
+        m, z = self.draw(index), self.draw_control(index)
         rescue = None
+        if z is not None:
+            self.model.problem.control = z
         try:
             u = self.model.solveState(m, None if self.guess is None else self.guess(m))
         except SolveError as error:
@@ -147,13 +175,19 @@ class SampleSolver:
         report = getattr(self.model.problem, "report", None)
         iterations = UNKNOWN if report is None or rescue is not None else report.iterations
         q = self.model.observe_local(u)
-        return Solved(owned_values(m), q, np.empty(0), u, iterations=float(iterations), rescue=rescue)
+        control = None if z is None else SolvedControl(z, np.empty(0))
+        return Solved(owned_values(m), q, np.empty(0), u, iterations=float(iterations), rescue=rescue, control=control)
 
-    def linearize(self, m: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, Jacobian]:
-        """Local piece of the observable and Jacobian of a sample whose state is known: owned rows of m and u."""
+    def linearize(
+        self, m: np.ndarray, u: np.ndarray, z: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Jacobian, Jacobian | None]:
+        """Local piece of the observable, J and J_z at owned rows of a parameter and its state, and at a control."""
         state = self.model.generate_vector(hp.STATE)
         set_owned_values(state, u)
-        return self.model.observe_local(state), self.model.linearize_at(state, self.vector(m))
+        if z is not None:
+            self.model.problem.control = z
+        J = self.model.linearize_at(state, self.vector(m))
+        return self.model.observe_local(state), J, None if z is None else self.model.control_jacobian()
 
     def vector(self, values: np.ndarray) -> dl.GenericVector:
         """A parameter vector of owned values."""
@@ -162,15 +196,11 @@ class SampleSolver:
         return m
 
     def _continue(self, m: dl.GenericVector) -> dl.GenericVector:
-        """The state at m by steps from the prior mean, halved where a solve fails."""
-        mean = self.model.prior.mean
-        u, reached, step = self.model.solveState(mean), 0.0, 0.5
+        """The state at m by steps from the prior mean, halved where a solve fails; a control moves along."""
+        u, reached, step = self._solve_between(m, 0.0), 0.0, 0.5
         while reached < 1.0:
-            here = mean.copy()
-            here *= 1.0 - (reached + step)
-            here.axpy(reached + step, m)
             try:
-                u = self.model.solveState(here, u)
+                u = self._solve_between(m, reached + step, u)
             except SolveError as error:
                 if step / 2 < SMALLEST_STEP:
                     raise SolveError(f"{error} Continuation from the prior mean stopped at {reached:.0%}.") from error
@@ -179,3 +209,20 @@ class SampleSolver:
             reached += step
             step = min(2 * step, 1.0 - reached)
         return u
+
+    def _solve_between(
+        self, m: dl.GenericVector, share: float, guess: dl.GenericVector | None = None
+    ) -> dl.GenericVector:
+        """The state at a share of the way from the prior mean to m, and from the reference control to the control."""
+        problem, mean = self.model.problem, self.model.prior.mean
+        if self.model.control_distribution is None:
+            return self.model.solveState(_between(mean, m, share), guess)
+        with problem.at(_between(problem.reference, problem.control, share)):
+            return self.model.solveState(_between(mean, m, share), guess)
+
+
+def _between(start: dl.GenericVector, end: dl.GenericVector, share: float) -> dl.GenericVector:
+    here = start.copy()
+    here *= 1.0 - share
+    here.axpy(share, end)
+    return here

@@ -98,6 +98,8 @@ class ReducedInference:
 
     def __init__(self, dino: DINO, noise_covariance, *, prior_variance: np.ndarray | None = None):
         basis = dino.output_basis
+        if dino.input_basis.control_rank:
+            raise InputError("dino: was trained with a control, which has no prior; train one of the parameter alone.")
         if not isinstance(noise_covariance, NoiseCovariance):
             noise_covariance = NoiseCovariance(noise_covariance, basis.dim)
         elif noise_covariance.dim != basis.dim:

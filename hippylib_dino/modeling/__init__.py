@@ -1,6 +1,8 @@
 """What the PDE side exports: observable, Jacobian, noise, fingerprint, communicators."""
 
 from hippylib_dino.modeling.communicators import sample_communicator, serialize_compilation
+from hippylib_dino.modeling.control_forms import CONTROL, CoefficientSpace
+from hippylib_dino.modeling.control_problem import ControlProblem
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint, prior_fingerprint
 from hippylib_dino.modeling.initial_guess import (
     GuessWork,
@@ -23,6 +25,9 @@ from hippylib_dino.noise import NoiseCovariance
 
 __all__ = [
     "AcceleratedVariationalProblem",
+    "CONTROL",
+    "CoefficientSpace",
+    "ControlProblem",
     "CovarianceStateObservation",
     "DofOrder",
     "ForwardSolveError",

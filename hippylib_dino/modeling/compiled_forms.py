@@ -230,9 +230,6 @@ class CachedTensor:
             return
         if self._form is None:
             self._form = dl.Form(self._ufl_form)
-        if self._assemble is None:
-            assembler = dl.cpp.fem.Assembler()
-            self._assemble = lambda tensor: assembler.assemble(tensor, self._form)
         values = [_values(c) for c in self._coefficients()]
         same = len(values) == len(self._seen) and all(map(_equal, values, self._seen))
         if self.tensor is not None and _on_all(self._comm, same):
@@ -240,15 +237,25 @@ class CachedTensor:
             return
         self._checked, self._seen = -1, []  # until it is whole: an exception must not leave half a matrix
         if self.tensor is None:
-            self.tensor = (dl.PETScMatrix if self._form.rank() == 2 else dl.PETScVector)(self._comm)
-        self._assemble(self.tensor)
-        if self.mat is None and self._form.rank() == 2:
+            self.tensor = self._new_tensor()
+        self._fill()
+        if self.mat is None and isinstance(self.tensor, dl.PETScMatrix):
             self.mat = self.tensor.mat()
             self._scalings = [s if s is None else dl.as_backend_type(s).vec() for s in (self._left, self._right)]
         if self.mat is not None and any(s is not None for s in self._scalings):
             self.mat.diagonalScale(*self._scalings)
         self._checked, self._seen = loads, values
         self.n_assemblies += 1
+
+    def _new_tensor(self) -> dl.PETScMatrix | dl.PETScVector:
+        return (dl.PETScMatrix if self._form.rank() == 2 else dl.PETScVector)(self._comm)
+
+    def _fill(self) -> None:
+        """Assemble into the tensor."""
+        if self._assemble is None:
+            dl.cpp.fem.Assembler().assemble(self.tensor, self._form)
+        else:
+            self._assemble(self.tensor)
 
     def _coefficients(self) -> list:
         """Those that the compiled form reads: derivatives drop some."""

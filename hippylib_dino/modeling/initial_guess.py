@@ -6,6 +6,7 @@ a sample does not depend on what was solved before.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.control_problem import ControlProblem
 from hippylib_dino.modeling.linear_solver import LinearSolver
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values, sum_over_ranks
 
@@ -38,6 +40,8 @@ class MeanState:
 class LinearizedPrediction:
     """u(m̄) - A⁻¹ C (m - m̄), with A and C of the prior mean, whose factorization is kept.
 
+    Of an `hd.ControlProblem` at its reference control z̄, and with -A⁻¹ C_z (z - z̄) of its control z in addition.
+
     Parameters
     ----------
     model : hp.Model
@@ -45,13 +49,16 @@ class LinearizedPrediction:
     """
 
     def __init__(self, model: hp.Model):
-        problem = model.problem
+        problem = self._problem = model.problem
+        self._controlled = isinstance(problem, ControlProblem)
         self._mean = model.prior.mean.copy()
         self._state = _solve_at_mean(model)
         point = [self._state, self._mean, problem.generate_state()]
-        problem.setLinearizationPoint(point, True)
+        problem.setLinearizationPoint([*point, problem.reference] if self._controlled else point, True)
         # copies: the problem assembles into its own matrices again
         self._A, self._C = (dl.PETScMatrix(dl.as_backend_type(X).mat().copy()) for X in (problem.A, problem.C))
+        if self._controlled:
+            self._reference, self._Cz = problem.reference.copy(), dl.PETScMatrix(problem.control_derivative().copy())
         self._solver = problem.new_solver() if hasattr(problem, "new_solver") else LinearSolver(self._state.mpi_comm())
         self._solver.set_operator(self._A)
 
@@ -60,6 +67,11 @@ class LinearizedPrediction:
         change, rhs, out = m.copy(), self._state.copy(), self._state.copy()
         change.axpy(-1.0, self._mean)
         self._C.mult(change, rhs)
+        if self._controlled:
+            change = self._problem.control
+            change.axpy(-1.0, self._reference)
+            self._Cz.mult(change, out)
+            rhs.axpy(1.0, out)
         self._solver.solve(out, rhs)
         out *= -1.0
         out.axpy(1.0, self._state)
@@ -229,8 +241,11 @@ def _measure(model: hp.Model, guess: Callable, parameters: Sequence, weight: flo
 
 
 def _solve_at_mean(model: hp.Model) -> dl.GenericVector:
-    u = model.problem.generate_state()
-    model.solveFwd(u, [u.copy(), model.prior.mean, None])
+    """The state at the prior mean, and at the reference control where there is one."""
+    problem = model.problem
+    u = problem.generate_state()
+    with problem.at(problem.reference) if isinstance(problem, ControlProblem) else contextlib.nullcontext():
+        model.solveFwd(u, [u.copy(), model.prior.mean, None])
     return u
 
 

@@ -123,11 +123,23 @@ class PDEJacobian(Jacobian):
     Forward solves give columns, adjoint solves give rows; one factorization of A or of its
     adjoint serves a whole block.  The next `setLinearizationPoint` of the problem, by anyone,
     ends the life of this object.
+
+    Parameters
+    ----------
+    problem : hp.PDEVariationalProblem
+    B : dolfin matrix (dQ x dU)
+    observable : dolfin vector
+        For its layout.
+    variable : hp.PARAMETER or CONTROL
+        In which J is the derivative; with the control, -B A⁻¹ C_z.
     """
 
-    def __init__(self, problem: hp.PDEVariationalProblem, B, observable: dl.GenericVector):
-        super().__init__(observable, problem.generate_parameter())
-        self._problem = problem
+    def __init__(
+        self, problem: hp.PDEVariationalProblem, B, observable: dl.GenericVector, variable: int = hp.PARAMETER
+    ):
+        of_parameter = variable == hp.PARAMETER
+        super().__init__(observable, problem.generate_parameter() if of_parameter else problem.generate_control())
+        self._problem, self._of_parameter = problem, of_parameter
         self._state = problem.generate_state()
         self._B: PETSc.Mat = None if B is None else dl.as_backend_type(B).mat()
         self._accelerated = isinstance(problem, AcceleratedVariationalProblem)
@@ -149,7 +161,25 @@ class PDEJacobian(Jacobian):
 
     @property
     def _C(self) -> PETSc.Mat:
+        if not self._of_parameter:
+            return self._problem.control_derivative()
         return self._problem.parameter_derivative() if self._accelerated else self._kept_C
+
+    def _push(self, directions: np.ndarray) -> PETSc.Mat:
+        """C V of owned rows."""
+        C = self._C
+        if "dense" not in C.getType():
+            return C.matMult(dense_matrix(self._parameter, directions))
+        everything = gather(directions, self._parameter.mpi_comm())  # PETSc multiplies no dense matrices of two ranks
+        return dense_matrix(self._state, C.getDenseArray() @ everything)
+
+    def _pull(self, adjoints: PETSc.Mat) -> np.ndarray:
+        """Cᵀ P, owned rows."""
+        C = self._C
+        if "dense" not in C.getType():
+            return C.transposeMatMult(adjoints).getDenseArray().copy()
+        everything = sum_over_ranks(C.getDenseArray().T @ adjoints.getDenseArray(), self._parameter.mpi_comm())
+        return everything[slice(*self._parameter.local_range())]
 
     def _solve(self, rhs: PETSc.Mat, *, is_adj: bool) -> PETSc.Mat:
         if self._accelerated:
@@ -160,9 +190,7 @@ class PDEJacobian(Jacobian):
         self._check_alive()
         if self._dense is not None:
             return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
-        block = dense_matrix(self._parameter, directions)
-        u = self._solve(self._C.matMult(block), is_adj=False)
-        return -self._observe(u)
+        return -self._observe(self._solve(self._push(directions), is_adj=False))
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         self._check_alive()
@@ -170,14 +198,13 @@ class PDEJacobian(Jacobian):
             return self._dense @ weights
         first, last = self._observable.local_range()
         rhs = self._B.transposeMatMult(dense_matrix(self._observable, weights[first:last]))
-        p = self._solve(rhs, is_adj=True)
-        return -self._C.transposeMatMult(p).getDenseArray().copy()
+        return -self._pull(self._solve(rhs, is_adj=True))
 
     def _every_row(self) -> np.ndarray:
         if not self._accelerated:
             return super()._every_row()
         self._check_alive()
-        return -self._C.transposeMatMult(self._problem.solve_rows(self._B)).getDenseArray()
+        return -self._pull(self._problem.solve_rows(self._B))
 
     def _observe(self, u: PETSc.Mat) -> np.ndarray:
         rows = self._B.matMult(u).getDenseArray()
@@ -197,23 +224,29 @@ class StateJacobian(PDEJacobian):
         For its layout.
     order : DofOrder
         Of the state space.
+    variable : hp.PARAMETER or CONTROL
+        See `PDEJacobian`.
     """
 
-    def __init__(self, problem: hp.PDEVariationalProblem, state: dl.GenericVector, order: DofOrder):
-        super().__init__(problem, None, state)
+    def __init__(
+        self,
+        problem: hp.PDEVariationalProblem,
+        state: dl.GenericVector,
+        order: DofOrder,
+        variable: int = hp.PARAMETER,
+    ):
+        super().__init__(problem, None, state, variable)
         self._order = order
 
     def mult_local(self, directions: np.ndarray) -> np.ndarray:
         """J V by forward sensitivities: (n_owned, k) parameter directions to (n_owned, k) state directions."""
         self._check_alive()
-        block = dense_matrix(self._parameter, directions)
-        return -self._solve(self._C.matMult(block), is_adj=False).getDenseArray()
+        return -self._solve(self._push(directions), is_adj=False).getDenseArray()
 
     def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ W by adjoint solves: (n_owned, k) dual state weights to (n_owned, k) dual parameter vectors."""
         self._check_alive()
-        p = self._solve(dense_matrix(self._state, weights), is_adj=True)
-        return -self._C.transposeMatMult(p).getDenseArray().copy()
+        return -self._pull(self._solve(dense_matrix(self._state, weights), is_adj=True))
 
     def mult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
         check_vector(x, self._parameter, "x of Jacobian.mult")

@@ -10,7 +10,9 @@ import numpy as np
 from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
+from hippylib_dino.control import ControlDistribution
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.control_problem import CONTROL, ControlProblem
 from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateData
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
 from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian, reason
@@ -39,11 +41,14 @@ class JacobianModel(ParameterToObservable, hp.Model):
     initial_guess : callable ``guess(m) -> u``, optional
         Where nonlinear solves start, a state vector that depends on m alone (`modeling.initial_guess`).  By default the
         linearised prediction from the prior mean; for a problem that is not accelerated, the state at the mean.
+    control : ControlDistribution, optional
+        Of an `hd.ControlProblem`: how `hd.generate` draws controls, as it draws parameters from the prior.  Everything
+        else is at the control that `problem.control` says.
 
     Raises
     ------
     InputError
-        If `problem` is not a variational problem.
+        If `problem` is not a variational problem, or `control` is not of its control space.
     MisfitError
         If `misfit` does not tell what is observed.
 
@@ -63,6 +68,7 @@ class JacobianModel(ParameterToObservable, hp.Model):
         misfit: hp.Misfit,
         *,
         initial_guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None,
+        control: ControlDistribution | None = None,
     ):
         self.time_dependent = isinstance(problem, hp.TimeDependentPDEVariationalProblem)
         self.whole_state = isinstance(misfit, hp.ContinuousStateObservation)
@@ -84,6 +90,10 @@ class JacobianModel(ParameterToObservable, hp.Model):
         self._state = problem.generate_state()
         self._parameter = problem.generate_parameter()
         self.initial_guess = initial_guess
+        self.control_distribution = control
+        if control is not None:
+            _check_control(control, problem)
+            problem.reference = problem.control_from_array(control.mean)
         self._default_guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None
 
     @classmethod
@@ -196,6 +206,33 @@ class JacobianModel(ParameterToObservable, hp.Model):
             self.problem.setLinearizationPoint([u, m, self.problem.generate_state()], gauss_newton_approx=True)
         except RuntimeError as error:  # dolfin's own, and PETSc's
             raise SolveError(f"the linearisation failed: {reason(error)}") from error
+        return self._jacobian(hp.PARAMETER)
+
+    def control_jacobian(self) -> Jacobian:
+        """J_z = dq/dz, (dQ x dZ), at the point where the problem was linearised last, by the same factorization.
+
+        Raises
+        ------
+        InputError
+            If the problem has no control.
+        """
+        if not isinstance(self.problem, ControlProblem):
+            raise InputError(f"problem: expected an hd.ControlProblem, got {type(self.problem).__name__}.")
+        return self._jacobian(CONTROL)
+
+    def _jacobian(self, variable: int) -> Jacobian:
         if self.whole_state:
-            return StateJacobian(self.problem, self._observable, self._state_order)
-        return PDEJacobian(self.problem, self.B, self._observable)
+            return StateJacobian(self.problem, self._observable, self._state_order, variable)
+        return PDEJacobian(self.problem, self.B, self._observable, variable)
+
+
+def _check_control(control: ControlDistribution, problem: hp.PDEVariationalProblem) -> None:
+    if not isinstance(problem, ControlProblem):
+        raise InputError(
+            f"control: the problem is an {type(problem).__name__}, which has no control; expected an hd.ControlProblem."
+        )
+    if control.dim != problem.control_order.dim:
+        raise InputError(
+            f"control: expected a distribution of {problem.control_order.dim} controls, as the problem's control space "
+            f"Vh[CONTROL] has, got one of {control.dim}."
+        )

@@ -86,6 +86,8 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         pde = hd.AcceleratedVariationalProblem(Vh, form, bc, bc0)
     """
 
+    _given: tuple[int, ...] = (PARAMETER,)  # variables that a forward solve takes as they are
+
     def __init__(
         self,
         Vh,
@@ -204,8 +206,8 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
 
     def _forget(self) -> None:
         self._compiled: CompiledForms | None = None
-        self._point: list | None = None
-        self._loaded: list | None = None
+        self._point: dict[int, dl.GenericVector] | None = None
+        self._loaded: dict[int, dl.GenericVector] | None = None
         self._gauss_newton = True  # no second derivatives before they are asked for
         self._solver.destroy()
         self._solver = self.new_solver()
@@ -214,7 +216,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     @property
     def _forms(self) -> CompiledForms:
         if self._compiled is None:
-            forms = CompiledForms(self.Vh, self.varf_handler, self.bc, self.bc0)
+            forms = self._new_forms()
             if not (forms.bcs_agree or callable(self._forward_solver)):
                 raise InputError(
                     "bc, bc0: expected conditions on the same degrees of freedom, got different ones. "
@@ -222,6 +224,9 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
                 )
             self._compiled = forms
         return self._compiled
+
+    def _new_forms(self) -> CompiledForms:
+        return CompiledForms(self.Vh, self.varf_handler, self.bc, self.bc0)
 
     A = property(lambda self: self._matrix("A"), doc="d residual/du at the linearisation point.")
     C = property(lambda self: self._matrix("C"), doc="d residual/dm at the linearisation point.")
@@ -239,10 +244,13 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         return None if self._point is None else self._linearized(name).tensor
 
     def _linearized(self, name: str) -> CachedTensor:
+        self._load(self._linearization_point())
+        return self._forms.update(getattr(self._forms, name))
+
+    def _linearization_point(self) -> dict[int, dl.GenericVector]:
         if self._point is None:
             raise InputError("setLinearizationPoint: expected a call before matrices and incremental solves.")
-        self._load(self._point)
-        return self._forms.update(getattr(self._forms, name))
+        return self._point
 
     def _second(self, name: str) -> dl.PETScMatrix | None:
         return None if self._gauss_newton else self._matrix(name)
@@ -282,7 +290,8 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
             self._forward_solver(self, state, x)
             return
         self._loaded = None
-        self._forms.load(PARAMETER, x[PARAMETER])
+        for i in self._given:
+            self._forms.load(i, self._variable(x, i))
         u = self.generate_state()
         try:
             if self.is_fwd_linear:
@@ -382,29 +391,33 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
 
     # ---- adjoint, gradient, linearisation -----------------------------------------------
 
-    def _load(self, point: list) -> None:
-        """Make `point`, [u, m, p] or [u, m], the one at which everything is assembled."""
+    def _variable(self, x: list, i: int) -> dl.GenericVector:
+        """Variable `i` of a point."""
+        return x[i]
+
+    def _load(self, point: dict[int, dl.GenericVector]) -> None:
+        """Make `point`, vectors by variable, the one at which everything is assembled."""
         if self._loaded is not point:
-            for i, x in enumerate(point):
+            for i, x in point.items():
                 self._forms.load(i, x)
             self._loaded = point
 
     def solveAdj(self, adj: dl.GenericVector, x: list, adj_rhs: dl.GenericVector) -> None:
         self.n_calls["adjoint"] += 1
-        self._load([x[STATE], x[PARAMETER]])
+        self._load({i: self._variable(x, i) for i in (STATE, *self._given)})
         # what acts on fixed degrees of freedom must not reach the gradient, as it does in hIPPYlib's
         rhs = adj_rhs.copy()
         rhs *= self._forms.free
         self._factor().solve_transposed(adj, rhs)
 
     def evalGradientParameter(self, x: list, out: dl.GenericVector) -> None:
-        self._load([x[STATE], x[PARAMETER], x[ADJOINT]])
+        self._load({i: self._variable(x, i) for i in (STATE, *self._given, ADJOINT)})
         self._forms.gradient(out)
 
     def setLinearizationPoint(self, x: list, gauss_newton_approx: bool) -> None:
         self.linearization += 1
         self._gauss_newton = gauss_newton_approx
-        self._point = [x[i].copy() for i in (STATE, PARAMETER, ADJOINT)]
+        self._point = {i: self._variable(x, i).copy() for i in (STATE, *self._given, ADJOINT)}
 
     def solveIncremental(self, out: dl.GenericVector, rhs: dl.GenericVector, is_adj: bool) -> None:
         self.n_calls["incremental_adjoint" if is_adj else "incremental_forward"] += 1

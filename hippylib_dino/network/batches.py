@@ -37,6 +37,8 @@ class Batches(keras.utils.PyDataset):
     ----------
     balance : float
         Factor of the Jacobian's weights, which a callback may change.
+    by_column : bool
+        Whether the Jacobian's weights are (n, rM + rZ), one a column, in place of (n,).
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class Batches(keras.utils.PyDataset):
         self.formulation, self.batch_size, self.seed, self.epoch = formulation, batch_size, seed, 0
         self._x, self._y = inputs.astype("float32"), samples.y.astype("float32")
         self._value_weight = (1.0 / samples.observable_energy).astype("float32")
-        self._jacobian_weight = (1.0 / samples.jacobian_energy).astype("float32")
+        self._jacobian_weight = formulation.weights(samples).astype("float32")
+        self.by_column = self._jacobian_weight.ndim == 2
         self._read, self._index, self.balance = read, samples.index, 1.0
         jacobians = None if read is not None else samples.reduced_jacobian.astype("float32")
         # what does not change from batch to batch is computed once

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hippylib_dino.control import ControlDistribution, control_from_config
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, ModelFileError
 from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
@@ -27,6 +28,7 @@ FORMAT = "hippylib_dino model"
 FORMAT_VERSION = 1
 CHUNK = 64  # samples that are evaluated at once
 _BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
+_BASIS_ATTRIBUTES = ("kind", "inner_product", "total_energy", "parameter_block")
 
 
 @dataclass
@@ -78,8 +80,33 @@ class DINO:
         """f, from latent parameters (rM,) to latent observables (rQ,), in float64."""
         return self.architecture.latent_map(self.weights)
 
+    @property
+    def control(self) -> ControlDistribution | None:
+        """Distribution of the controls that it was trained on; None without a control."""
+        stored = self.fingerprint.get("control")
+        return None if stored is None else control_from_config(stored)
+
+    def latent(self, m: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Latent input (..., rM + rZ) of parameters m (..., dM) and controls z (..., dZ), which broadcast.
+
+        Raises
+        ------
+        InputError
+            If the DINO has no control, or the dimensions are others.
+        """
+        parameter, control = self.input_basis.parameter_part(), self.input_basis.control_part()
+        for name, array, dim in (("m", m, parameter.dim), ("z", z, control.dim)):
+            if np.shape(array)[-1:] != (dim,):
+                raise InputError(f"{name}: expected shape (..., {dim}), got {np.shape(array)}.")
+        parts = parameter.encode(np.asarray(m)), control.encode(np.asarray(z))
+        shape = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return np.concatenate([np.broadcast_to(part, (*shape, part.shape[-1])) for part in parts], axis=-1)
+
     def observable(self, m: np.ndarray) -> np.ndarray:
-        """F̂(m): full parameters (..., dM) in canonical dof order to observables (..., dQ)."""
+        """F̂(m): full parameters (..., dM) in canonical dof order to observables (..., dQ).
+
+        With a control, of pairs (m, z) as one array (..., dM + dZ).
+        """
         return self.output_basis.decode(self.latent_map.value(self.input_basis.encode(m)))
 
     def keras_model(self):
@@ -198,8 +225,7 @@ class DINO:
             "architecture": self.architecture.get_config(),
             "n_weights": len(self.weights),
             "bases": {
-                name: {"kind": basis.kind, "inner_product": basis.inner_product, "total_energy": basis.total_energy}
-                for name, basis in self._bases().items()
+                name: {key: getattr(basis, key) for key in _BASIS_ATTRIBUTES} for name, basis in self._bases().items()
             },
             "fingerprint": self.fingerprint,
             "training": self.training,
@@ -243,9 +269,7 @@ class DINO:
                 bases = {
                     name: Basis(
                         **{key: read(f"{name}/{key}") for key in _BASIS_ARRAYS},
-                        kind=manifest["bases"][name]["kind"],
-                        inner_product=manifest["bases"][name]["inner_product"],
-                        total_energy=manifest["bases"][name].get("total_energy"),
+                        **_basis_attributes(manifest["bases"][name]),
                     )
                     for name in ("input_basis", "output_basis")
                 }
@@ -297,6 +321,17 @@ def check_bases(dino: DINO, dataset: Dataset) -> None:
                 f"dataset: its {name.replace('_', ' ')} is not the one that this DINO was trained in; latent samples "
                 "differ. Take the dataset that it was trained on, truncated to its ranks."
             )
+
+
+def _basis_attributes(stored: dict) -> dict:
+    """Of a basis in a manifest, of which older files say less."""
+    block = stored.get("parameter_block")
+    return {
+        "kind": stored["kind"],
+        "inner_product": stored["inner_product"],
+        "total_energy": stored.get("total_energy"),
+        "parameter_block": None if block is None else tuple(block),
+    }
 
 
 def _check_format(manifest: dict, path: Path) -> None:

@@ -6,6 +6,7 @@ Every formulation is the same loss,
 
 with both norms in noise standard deviations (and prior-precision for J), and differs in the directions W_i and V_i on
 which Jacobians are compared: none, all, each sample's singular vectors, or random ones.
+With a control J is [J_m Ψ, J_z D] as a whole, but for `H1`, which weighs its two parts each by its own norm.
 The first three after O'Leary-Roseberry et al., J. Comput. Phys. 496 (2024), arXiv 2206.10745; the losses of their code,
 github.com/tomoleary/dino, divide by the norm of the reduced quantities instead.
 """
@@ -20,6 +21,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import scipy.fft
 
+from hippylib_dino.data.dataset import Samples
 from hippylib_dino.errors import InputError
 
 SWEEPS = ("auto", "reverse", "forward")
@@ -84,6 +86,10 @@ class Formulation(ABC):
     def check(self, input_rank: int, output_rank: int) -> None:
         """Raise `InputError` where the formulation asks for more directions than there are."""
 
+    def weights(self, samples: Samples) -> np.ndarray:
+        """Weights of the Jacobian term, (n,): 1/‖J‖²; or (n, rM + rZ), one for each column."""
+        return 1.0 / samples.jacobian_energy
+
     @abstractmethod
     def outputs(self, input_rank: int, output_rank: int) -> dict:
         """What the Keras model has to give: keywords of `hippylib_dino.network.layers.Outputs`."""
@@ -125,6 +131,11 @@ class JacobianFormulation(Formulation):
                 f'jacobian_weight: expected > 0, got {self.jacobian_weight}; for values alone use formulation="l2".'
             )
 
+    @property
+    def term_weight(self) -> float:
+        """Factor of the whole Jacobian term."""
+        return self.jacobian_weight
+
 
 def _check_sweep(sweep: str) -> None:
     if sweep not in SWEEPS:
@@ -135,19 +146,51 @@ def _check_sweep(sweep: str) -> None:
 class H1(JacobianFormulation):
     """Values and whole reduced Jacobians.
 
+    With a control the Jacobian term is w mean_i ‖ΔJ_m‖²/‖J_m‖² + w_z mean_i ‖ΔJ_z‖²/‖J_z‖²: the two parts have
+    different units and sizes, and either may be switched off.
+
     Parameters
     ----------
     jacobian_weight : float
-        w.
+        w.  With a control it may be 0.
+    control_weight : float, optional
+        w_z, with a control; default w.  0 does not compare control Jacobians.
     sweep : "auto", "reverse" or "forward"
         Through the network from its outputs, or from its inputs; "auto" takes the side with the smaller rank.
     """
 
+    control_weight: float | None = None
     sweep: str = "auto"
 
     def __post_init__(self):
-        super().__post_init__()
         _check_sweep(self.sweep)
+        if self.control_weight is None:
+            super().__post_init__()
+        elif min(self.jacobian_weight, self.control_weight) < 0 or self.term_weight == 0:
+            raise InputError(
+                "jacobian_weight, control_weight: expected at least 0 and one of them > 0, got "
+                f'{self.jacobian_weight} and {self.control_weight}; for values alone use formulation="l2".'
+            )
+
+    @property
+    def term_weight(self) -> float:
+        return max(self.jacobian_weight, self.control_weight or 0.0)
+
+    def weights(self, samples: Samples) -> np.ndarray:
+        if samples.control_jacobian_energy is None:
+            if self.control_weight is not None:
+                raise InputError(
+                    f"control_weight: the dataset has no control, got {self.control_weight}; leave it out, or generate "
+                    "from a model with control=...."
+                )
+            return super().weights(samples)
+        by_control = samples.control_jacobian_energy
+        by_parameter = samples.jacobian_energy - by_control
+        factor = self.jacobian_weight if self.control_weight is None else self.control_weight
+        parts = ((self.jacobian_weight, by_parameter), (factor, by_control))
+        ranks = (samples.x.shape[1] - samples.control_rank, samples.control_rank)
+        columns = [np.outer(w / self.term_weight / E, np.ones(r)) for (w, E), r in zip(parts, ranks, strict=True)]
+        return np.concatenate(columns, axis=1)
 
     def check(self, input_rank: int, output_rank: int) -> None:
         """All directions."""

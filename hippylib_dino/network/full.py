@@ -173,6 +173,10 @@ class FullDense(TrainableArchitecture):
         return {"kind": type(self).__name__, **values}
 
     def fitted(self, samples: Samples, dataset: Dataset, formulation: Formulation) -> FullDense:
+        if dataset.control is not None:
+            raise InputError(
+                "architecture: FullDense takes parameters alone, and the dataset has a control; train ReducedDense."
+            )
         network = replace(self, basis=dataset.input_basis)
         if network.input_scale is None:
             network = replace(network, input_scale=float(np.sqrt((self.inputs(samples, dataset) ** 2).mean())))

@@ -75,6 +75,9 @@ def sample_errors(
         ``null_space``: ‖∂f (I - VVᵀ)‖²/‖J_r‖², V the row space of J_r.
         ``misfit_gradient``, ``misfit_gradient_riesz``: of Jᵀ Γ⁻¹ (q - d), d the next sample's observable, before
         and after the prior solve (Euclidean norm of coefficients, within the input basis); of two samples or more.
+        With a control the Jacobians are those of parameter and control side by side, the gradients those of the
+        parameter, and in addition ``parameter_jacobian`` and ``control_jacobian``, each over its own part of the truth,
+        each with ``..._truncation`` and ``..._network``.
 
     Raises
     ------
@@ -106,8 +109,24 @@ def sample_errors(
         "jacobian_network": wrong / full_energy,
     }
     errors.update(_hessian_errors(J, dJ))
+    if samples.control_jacobian_energy is not None:
+        errors.update(_errors_by_part(samples, dJ))
     if len(samples) > 1:
-        errors.update(_gradient_errors(samples, values, jacobians, input_basis))
+        errors.update(_gradient_errors(samples, values, jacobians, input_basis.parameter_part()))
+    return errors
+
+
+def _errors_by_part(samples: Samples, dJ: np.ndarray) -> dict[str, np.ndarray]:
+    """Jacobian errors of parameter and control, each over the norm of its own part of the full Jacobian."""
+    J, rank = samples.reduced_jacobian, samples.control_rank
+    energies = samples.jacobian_energy - samples.control_jacobian_energy, samples.control_jacobian_energy
+    errors = {}
+    for name, columns, energy in zip(("parameter", "control"), (np.s_[:-rank], np.s_[-rank:]), energies, strict=True):
+        cut_off = np.maximum(energy - _squares(J[:, :, columns]), 0.0)
+        wrong = _squares(dJ[:, :, columns])
+        errors[f"{name}_jacobian"] = (cut_off + wrong) / energy
+        errors[f"{name}_jacobian_truncation"] = cut_off / energy
+        errors[f"{name}_jacobian_network"] = wrong / energy
     return errors
 
 
@@ -191,8 +210,8 @@ def _gradient_errors(
 ) -> dict[str, np.ndarray]:
     """Misfit gradients towards the next sample's observable, as dual and as primal parameter vectors."""
     data = np.roll(samples.y, -1, axis=0)
-    truth = np.einsum("nqm,nq->nm", samples.reduced_jacobian, samples.y - data)
-    error = np.einsum("nqm,nq->nm", jacobians, values - data) - truth
+    truth = np.einsum("nqm,nq->nm", samples.reduced_jacobian[:, :, : basis.rank], samples.y - data)
+    error = np.einsum("nqm,nq->nm", jacobians[:, :, : basis.rank], values - data) - truth
 
     def error_in(vectors: np.ndarray) -> np.ndarray:
         gram = vectors.T @ vectors

@@ -12,7 +12,7 @@ import numpy as np
 
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, TrainingError
-from hippylib_dino.network.architecture import ReducedDense, TrainableArchitecture
+from hippylib_dino.network.architecture import SOME, ReducedDense, TrainableArchitecture
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.batches import Batches
 from hippylib_dino.network.callbacks import Balance, BestWeights, Checkpoint, HistoryTable, Progress, Recorder
@@ -25,6 +25,7 @@ STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs`
 VALIDATIONS = 50  # at most, in one training
 AT_ONCE = 512  # validation samples in a batch
 KEEPS = ("best", "last")
+LEAST_HELD = 0.5  # of the control's Jacobian, by the bases
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -119,6 +120,7 @@ def train(
     formulation.check(*ranks)
     if balance and not isinstance(formulation, JacobianFormulation):
         raise InputError('balance: needs a Jacobian term, which "l2" has not; leave it out, or train "h1".')
+    _check_control(samples, dataset)
     network = _started(start, architecture, dataset) or ReducedDense(*ranks, hidden=hidden, activation=activation)
     if (network.input_rank, network.output_rank) != ranks:
         raise InputError(
@@ -152,7 +154,7 @@ def train(
     }
     if precision == "mixed_float16":  # small gradients are zero in it
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    _compile(model, formulation, optimizer)
+    _compile(model, formulation, optimizer, batches.by_column)
     best, recorder = BestWeights(patience), Recorder()
     used = [*([Balance(batches)] if balance else []), best, recorder, *(callbacks or [])]
     first = 0
@@ -238,6 +240,21 @@ def _samples(dataset: Dataset, n_train: int | None, n_validation: int | None, st
     return samples, held_out
 
 
+def _check_control(samples: Samples, dataset: Dataset) -> None:
+    """Raise `InputError` where the outputs hardly see the control."""
+    if samples.control_jacobian_energy is None:
+        return
+    some = samples.reduced_jacobian[:SOME]
+    jacobians = some if len(some) else dataset.jacobians(samples.index[:SOME])
+    held = (jacobians[:, :, -samples.control_rank :] ** 2).sum() / samples.control_jacobian_energy[:SOME].sum()
+    if held < LEAST_HELD:
+        raise InputError(
+            f"dataset: its output and control bases hold {held:.0%} of the control's influence on the observable, "
+            f"expected at least {LEAST_HELD:.0%}. Generate with a larger output_rank, without control_rank, or with "
+            "more n_basis_samples."
+        )
+
+
 def _started(
     start: DINO | None, architecture: TrainableArchitecture | None, dataset: Dataset
 ) -> TrainableArchitecture | None:
@@ -264,13 +281,16 @@ def _settings_of(optimizer) -> str:
     return _digest(np.frombuffer(json.dumps(serialized, sort_keys=True, default=str).encode(), dtype=np.uint8))
 
 
-def _compile(model, formulation: Formulation, optimizer) -> None:
+def _compile(model, formulation: Formulation, optimizer, by_column: bool) -> None:
     loss = {"observable": SquaredNorm()}
     weights = {"observable": 1.0}
     if isinstance(formulation, JacobianFormulation):
-        loss["jacobian"], weights["jacobian"] = SquaredNorm(), formulation.jacobian_weight
+        loss["jacobian"], weights["jacobian"] = SquaredNorm(by_column), formulation.term_weight
     # Keras puts the output's name in front where there are several
-    metrics = {name: [RelativeError("error" if len(loss) > 1 else f"{name}_error")] for name in loss}
+    metrics = {
+        name: [RelativeError("error" if len(loss) > 1 else f"{name}_error", by_column=term.by_column)]
+        for name, term in loss.items()
+    }
     model.compile(optimizer=optimizer, loss=loss, loss_weights=weights, weighted_metrics=metrics, jit_compile=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg as sla
 
 from hippylib_dino.errors import InputError
 
@@ -28,11 +29,15 @@ class Basis:
         Spectrum that ranked the vectors, descending.  Of an identity, which ranks nothing, the sample variances of
         its outputs in the order of the outputs.
     kind : str
-        "derivative", "kle", "pod" or "identity"; "learned" is the first layer of a network on full dimensions.
+        "derivative", "kle", "pod" or "identity"; "whitened" of controls that are not reduced; "learned" is the first
+        layer of a network on full dimensions.
     inner_product : str
-        "prior precision" or "noise precision"; "Euclidean" of a learned one.
+        "prior precision" or "noise precision"; "control precision" of controls; "Euclidean" of a learned one.
     total_energy : float, optional
         Sum of the whole spectrum, also of what was not computed; None where it is not known.
+    parameter_block : (dM, rM), optional
+        Of a basis of parameter and control, (m, z), the rows and columns that are the parameter's; what is beyond
+        them is the control's, see `joint_basis`.  None where there is no control.
     """
 
     decoder: np.ndarray
@@ -42,6 +47,7 @@ class Basis:
     kind: str
     inner_product: str
     total_energy: float | None = None
+    parameter_block: tuple[int, int] | None = None
 
     def __post_init__(self):
         if self.decoder.shape != self.encoder.shape or self.decoder.shape[0] != self.shift.shape[0]:
@@ -60,6 +66,38 @@ class Basis:
         """Number of basis vectors."""
         return self.decoder.shape[1]
 
+    @property
+    def control_rank(self) -> int:
+        """rZ, how many of the last vectors are the control's; 0 without a control."""
+        return 0 if self.parameter_block is None else self.rank - self.parameter_block[1]
+
+    def parameter_part(self) -> Basis:
+        """The basis of the parameter alone; without a control this one."""
+        return self if self.parameter_block is None else self._part(0, self.parameter_block)
+
+    def control_part(self) -> Basis:
+        """The basis of the control alone.
+
+        Raises
+        ------
+        InputError
+            If there is no control.
+        """
+        if self.parameter_block is None:
+            raise InputError("basis: is of a parameter without a control.")
+        return self._part(1, self.parameter_block)
+
+    def _part(self, which: int, block: tuple[int, int]) -> Basis:
+        rows, columns = ((slice(n), slice(n, None))[which] for n in block)
+        return Basis(
+            decoder=self.decoder[rows, columns],
+            encoder=self.encoder[rows, columns],
+            shift=self.shift[rows],
+            eigenvalues=self.eigenvalues[: self.rank][columns],
+            kind=self.kind.split(", ")[which],
+            inner_product=self.inner_product.split(", ")[which],
+        )
+
     def encode(self, full: np.ndarray) -> np.ndarray:
         """(..., dim) to latent (..., rank): encoderᵀ (full - shift)."""
         return (full - self.shift) @ self.encoder
@@ -75,3 +113,27 @@ class Basis:
         """
         held = np.cumsum(self.eigenvalues)
         return held / (held[-1] if self.total_energy is None else self.total_energy)
+
+
+def joint_basis(parameter: Basis, control: Basis) -> Basis:
+    """The basis of pairs (m, z) as one vector (dM + dZ,): block-diagonal, latent coordinates (x, ζ) (rM + rZ,).
+
+    Parameters
+    ----------
+    parameter, control : Basis
+
+    Examples
+    --------
+    >>> one = Basis(np.eye(2), np.eye(2), np.zeros(2), np.ones(2), "kle", "prior precision")
+    >>> joint_basis(one, one).rank
+    4
+    """
+    return Basis(
+        decoder=sla.block_diag(parameter.decoder, control.decoder),
+        encoder=sla.block_diag(parameter.encoder, control.encoder),
+        shift=np.concatenate([parameter.shift, control.shift]),
+        eigenvalues=np.concatenate([basis.eigenvalues[: basis.rank] for basis in (parameter, control)]),
+        kind=f"{parameter.kind}, {control.kind}",
+        inner_product=f"{parameter.inner_product}, {control.inner_product}",
+        parameter_block=(parameter.dim, parameter.rank),
+    )

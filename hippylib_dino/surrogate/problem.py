@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import dolfin as dl
@@ -134,8 +135,10 @@ class SurrogateProblem(hp.PDEProblem):
     Raises
     ------
     InputError
-        If the DINO has other dimensions.
+        If the DINO has other dimensions, or a control, for which there is `SurrogateControlProblem`.
     """
+
+    _inputs: tuple[int, ...] = (hp.PARAMETER,)
 
     def __init__(self, dino: DINO, parameter_space: dl.FunctionSpace, state: dl.GenericVector | dl.FunctionSpace):
         self.dino = dino
@@ -146,15 +149,21 @@ class SurrogateProblem(hp.PDEProblem):
             self._state, self._owned = dl.Function(state).vector(), DofOrder(state).owned
         else:
             self._state, self._owned = state.copy(), np.arange(*state.local_range())
-        if order.dim != dino.input_basis.dim or self._state.size() != dino.output_basis.dim:
+        if (dino.control is not None) != (len(self._inputs) > 1):
             raise InputError(
-                f"dino: maps {dino.input_basis.dim} parameters to {dino.output_basis.dim} observables, "
+                "dino: expected one that was trained "
+                + ("without a control; use hd.ouu.SurrogateControlProblem." if dino.control else "with a control.")
+            )
+        basis = dino.input_basis.parameter_part()
+        if order.dim != basis.dim or self._state.size() != dino.output_basis.dim:
+            raise InputError(
+                f"dino: maps {basis.dim} parameters to {dino.output_basis.dim} observables, "
                 f"the problem has {order.dim} and {self._state.size()}."
             )
         self._comm = order.comm
         self._parameter = dl.Function(parameter_space).vector()
-        self._encoder = np.ascontiguousarray(order.from_array(dino.input_basis.encoder))
-        self._shift = order.from_array(dino.input_basis.shift)
+        self._encoder = np.ascontiguousarray(order.from_array(basis.encoder))
+        self._shift = order.from_array(basis.shift)
         self._decoder = np.ascontiguousarray(dino.output_basis.decoder[self._owned])
         self._mean_state = dino.output_basis.shift[self._owned]
         self._last: tuple[np.ndarray, _Point] | None = None
@@ -209,12 +218,28 @@ class SurrogateProblem(hp.PDEProblem):
         """
         check_vector(m, self._parameter, "m")
         values = owned_values(m)
+        return self._remembered(values, lambda: self._latent(values - self._shift))
+
+    def _remembered(self, values: np.ndarray, latent: Callable[[], np.ndarray]) -> _Point:
+        """The last point, if this rank's `values` and those of the others are its own; else a new one."""
         same = self._last is not None and np.array_equal(self._last[0], values)
         if self._comm.size > 1:
             same = self._comm.allreduce(same, op=MPI.LAND)
         if not same or self._last is None:
-            self._last = (values, _Point(self.map, self._latent(values - self._shift)))
+            self._last = (values, _Point(self.map, latent()))
         return self._last[1]
+
+    def _at(self, x: list) -> _Point:
+        """The network at a point of the problem."""
+        return self.evaluate(x[hp.PARAMETER])
+
+    def _lift(self, i: int, direction: dl.GenericVector) -> np.ndarray:
+        """Latent direction of one of input variable `i`."""
+        return self._latent(owned_values(direction))
+
+    def _drop(self, i: int, latent: np.ndarray, out: dl.GenericVector) -> None:
+        """out = the part of a latent gradient that is input variable `i`'s, dual."""
+        self._encode_dual(latent, out)
 
     def observable(self, m: dl.GenericVector) -> np.ndarray:
         """F̂(m), (dQ,), on every rank; a whole state in canonical order."""
@@ -236,7 +261,7 @@ class SurrogateProblem(hp.PDEProblem):
 
     def solveFwd(self, state, x) -> None:
         """state = F̂(m)."""
-        set_owned_values(state, self._mean_state + self._decoder @ self.evaluate(x[hp.PARAMETER]).value)
+        set_owned_values(state, self._mean_state + self._decoder @ self._at(x).value)
 
     def solveAdj(self, adj, x, adj_rhs) -> None:
         """p = rhs, since A = I."""
@@ -245,11 +270,11 @@ class SurrogateProblem(hp.PDEProblem):
 
     def evalGradientParameter(self, x, out) -> None:
         """out = -Ĵᵀp."""
-        self._encode_dual(-self.evaluate(x[hp.PARAMETER]).vjp(self._latent_adjoint(x[hp.ADJOINT])), out)
+        self._drop(hp.PARAMETER, -self._at(x).vjp(self._latent_adjoint(x[hp.ADJOINT])), out)
 
     def setLinearizationPoint(self, x, gauss_newton_approx) -> None:
         """Keep Ĵ(m), and p for W_mm unless Gauss-Newton."""
-        self._linearized = self.evaluate(x[hp.PARAMETER])
+        self._linearized = self._at(x)
         self._adjoint_weights = None if gauss_newton_approx else self._latent_adjoint(x[hp.ADJOINT])
 
     def solveIncremental(self, out, rhs, is_adj) -> None:
@@ -265,33 +290,31 @@ class SurrogateProblem(hp.PDEProblem):
         if {i, j} == {hp.STATE, hp.ADJOINT}:
             out.zero()
             out.axpy(1.0, dir)
-        elif (i, j) == (hp.ADJOINT, hp.PARAMETER):
-            self._decode(-(point.jacobian @ self._latent(owned_values(dir))), out)
-        elif (i, j) == (hp.PARAMETER, hp.ADJOINT):
-            self._encode_dual(-(point.jacobian.T @ self._latent_adjoint(dir)), out)
-        elif (i, j) == (hp.PARAMETER, hp.PARAMETER) and self._adjoint_weights is not None:
-            latent = self._latent(owned_values(dir))
-            self._encode_dual(-point.hessian_action(self._adjoint_weights, latent), out)
+        elif i == hp.ADJOINT and j in self._inputs:
+            self._decode(-(point.jacobian @ self._lift(j, dir)), out)
+        elif i in self._inputs and j == hp.ADJOINT:
+            self._drop(i, -(point.jacobian.T @ self._latent_adjoint(dir)), out)
+        elif i in self._inputs and j in self._inputs and self._adjoint_weights is not None:
+            self._drop(i, -point.hessian_action(self._adjoint_weights, self._lift(j, dir)), out)
         else:
             out.zero()
 
     def apply_ijk(self, i, j, k, x, jdir, kdir, out) -> None:
         """Third variations of r at `x`, tested in variable `i`, in directions of variables `j` and `k`.
 
-        Only r_pmm, in any order, and r_mmm are not zero, since r is linear in u and p.  r_pmm is exact.  r_mmm takes
-        the derivative of exact Hessian actions by differences of fourth order.
+        Only r_pmm, in any order, and r_mmm are not zero, m any input, since r is linear in u and p.  r_pmm is exact.
+        r_mmm takes the derivative of exact Hessian actions by differences of fourth order.
         """
-        directions: dict[int, list] = {hp.PARAMETER: [], hp.ADJOINT: [], hp.STATE: []}
-        for variable, direction in ((j, jdir), (k, kdir)):
-            directions[variable].append(direction)
-        along = [self._latent(owned_values(v)) for v in directions[hp.PARAMETER]]
-        point = self.evaluate(x[hp.PARAMETER])
+        given = ((j, jdir), (k, kdir))
+        along = [self._lift(variable, direction) for variable, direction in given if variable in self._inputs]
+        adjoints = [direction for variable, direction in given if variable == hp.ADJOINT]
+        point = self._at(x)
         if i == hp.ADJOINT and len(along) == 2:
             self._decode(-self._curvature(point.x, *along), out)
-        elif i == hp.PARAMETER and len(along) == 1 and directions[hp.ADJOINT]:
-            self._encode_dual(-point.hessian_action(self._latent_adjoint(directions[hp.ADJOINT][0]), along[0]), out)
-        elif i == hp.PARAMETER and len(along) == 2:
-            self._encode_dual(-self._third(point.x, self._latent_adjoint(x[hp.ADJOINT]), *along), out)
+        elif i in self._inputs and len(along) == 1 and adjoints:
+            self._drop(i, -point.hessian_action(self._latent_adjoint(adjoints[0]), along[0]), out)
+        elif i in self._inputs and len(along) == 2:
+            self._drop(i, -self._third(point.x, self._latent_adjoint(x[hp.ADJOINT]), *along), out)
         else:
             out.zero()
 

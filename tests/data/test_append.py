@@ -13,6 +13,7 @@ from hippylib_dino.data.directory import DatasetDirectory
 from hippylib_dino.data.solving import SampleSolver
 from hippylib_dino.errors import DatasetError, FingerprintError, InputError, SolveError
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
+from tests.control_problems import build
 
 SIZE = {"n_samples": 6, "n_validation": 2, "n_test": 2, "n_basis_samples": 6, "input_rank": 6, "output_rank": 5}
 ARRAYS = ("x", "y", "reduced_jacobian", "observable", "observable_energy", "jacobian_energy")
@@ -277,6 +278,8 @@ def test_bad_input_is_named(models, dataset, parameters):
         hd.data.append(model, dataset, parameters, "abc", progress=False)
     with pytest.raises(InputError, match=r"index: sample 3 of .* is a draw of the prior"):
         dataset.given_parameter(3)
+    with pytest.raises(InputError, match="model: has a control, which parameters alone do not fix"):
+        _append(build("wells", hd.sample_communicator()), dataset, parameters)
     other = models["linear"]
     with pytest.raises(FingerprintError, match="was made for another"):
         _append(other, dataset, np.zeros((3, other.prior.mean.size())))

@@ -1,0 +1,3 @@
+from applications.semilinear_control.model import build
+
+__all__ = ["build"]

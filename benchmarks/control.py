@@ -1,0 +1,302 @@
+"""Optimization under uncertainty on semilinear control: 49 wells, three targets, CVaR and mean + variance.
+
+    mpirun -n 2 python -m benchmarks.control generate    # 1024 training samples, 128 each to validate and test
+    python -m benchmarks.control train                   # "h1" and its twin "l2"
+    mpirun -n 2 python -m benchmarks.control measure     # controls by DINO, twin and PDE; the PDE judges them all
+
+Run with one BLAS thread a rank (OMP_NUM_THREADS=1).  The PDE's own optima take hours; their evaluations are kept in
+benchmarks/output, and a run that was interrupted goes on.  With --small everything takes a minute, and says nothing.
+Writes benchmarks/results/control.md and .png.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import dolfin as dl
+import numpy as np
+import typer
+from mpi4py import MPI
+
+import hippylib_dino as hd
+from applications import semilinear_control
+from applications.semilinear_control.model import LARGEST
+from benchmarks.tables import processor, table
+from hippylib_dino import ouu
+from hippylib_dino.plotting import plot_quantity, save
+
+HERE = Path(__file__).parent
+OUTPUT, RESULTS = HERE / "output", HERE / "results"
+TARGETS = {
+    "sin 2πx sin 2πy": "sin(2*pi*x[0])*sin(2*pi*x[1])",
+    "sin 4πx sin 2πy": "sin(4*pi*x[0])*sin(2*pi*x[1])",
+    "1": "1.0",
+}
+RISKS = {"CVaR 0.95": ouu.CVaR(beta=0.95, epsilon=1e-4), "mean + 10 variance": ouu.MeanVariance(beta=10.0)}
+EXACT = {**RISKS, "CVaR 0.95": ouu.CVaR(beta=0.95, epsilon=1e-9)}  # by which controls are judged
+PENALTY, BOUNDS = ouu.L2Penalty(1e-4), (-LARGEST, LARGEST)
+COMMON, FRESH = 1, 2  # seeds of samples; that of the training data is 0
+FORMULATIONS = ("h1", "l2")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    name: str
+    mesh: int
+    n_train: int
+    n_held_out: int
+    n_basis: int
+    ranks: tuple[int, int]
+    n_samples: int
+    n_cheap: int
+    epochs: int | None
+    iterations: int
+    polish: int
+
+    def path(self, suffix: str) -> Path:
+        return OUTPUT / f"{self.name}{suffix}"
+
+
+FULL = Size("control", 64, 1024, 128, 512, (100, 150), 256, 4096, None, 300, 10)
+SMALL = Size("control_small", 12, 24, 8, 24, (8, 12), 6, 64, 5, 3, 2)
+
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+def prepare(size: Size) -> hd.JacobianModel:
+    dl.set_log_level(dl.LogLevel.ERROR)
+    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    return semilinear_control.build(hd.sample_communicator(), size.mesh)
+
+
+@app.command()
+def generate(small: bool = False) -> None:
+    """Training, validation and test samples."""
+    size = SMALL if small else FULL
+    OUTPUT.mkdir(exist_ok=True)
+    hd.generate(
+        prepare(size), size.path(""), n_samples=size.n_train, n_validation=size.n_held_out, n_test=size.n_held_out,
+        n_basis_samples=size.n_basis, input_rank=size.ranks[0], output_rank=size.ranks[1], output_basis="pod", seed=0,
+        resume=True,
+    )  # fmt: skip
+
+
+@app.command()
+def train(small: bool = False) -> None:
+    """The DINO and its twin, which sees values alone."""
+    size = SMALL if small else FULL
+    dataset = hd.Dataset.open(size.path(""))
+    for formulation in FORMULATIONS:
+        dino = hd.train(dataset, formulation, epochs=size.epochs, seed=0)
+        print(formulation, dino.evaluate(dataset))
+        dino.save(size.path(f"_{formulation}.dino"), overwrite=True)
+
+
+@dataclass
+class Problem:
+    """One target and one risk measure: what was found, and what the PDE says of it."""
+
+    target: str
+    risk: str
+    runs: dict[str, ouu.OptimalControl]  # "PDE", "polished", and by formulation
+    quantities: dict[str, np.ndarray]  # of the PDE at the common samples, of each of these controls and of zero
+    fresh: dict[str, ouu.Assessment]  # at other samples, of zero and of the DINO's control
+    pde_seconds: float  # of a gradient, summed over cores
+    surrogate_seconds: float
+
+    def value(self, label: str) -> float:
+        return EXACT[self.risk].value(self.quantities[label])
+
+    def excess(self, label: str) -> float:
+        """Risk by the PDE, relative to that at its own control."""
+        return self.value(label) / self.value("PDE") - 1
+
+
+def gradient_seconds(ensemble: ouu.Ensemble, run: ouu.OptimalControl) -> float:
+    """Median seconds of q and its Jacobian, over iterates that follow each other."""
+    seconds = []
+    for iterate in run.history[1:6]:
+        start = time.perf_counter()
+        ensemble.quantity_and_jacobian(iterate.z)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def solve(model: hd.JacobianModel, dinos: dict[str, hd.DINO], size: Size, target: str) -> list[Problem]:
+    """Both risk measures for one target, by surrogates and by the PDE, from zero."""
+    world, zero = MPI.COMM_WORLD, np.zeros(dinos["h1"].control.dim)
+    form = ouu.tracking(model.problem.Vh, dl.Expression(TARGETS[target], degree=4))
+    common, other = (ouu.PDEEnsemble.draw(model, form, size.n_samples, seed=s) for s in (COMMON, FRESH))
+    basis = dinos["h1"].input_basis
+    x = {"common": common.latent(basis), "other": other.latent(basis)}
+    x["many"] = np.random.default_rng(FRESH).standard_normal((size.n_cheap, x["common"].shape[1]))
+    reduced = {name: ouu.LatentQuadratic.reduce(*form.of_state(), dino.output_basis) for name, dino in dinos.items()}
+
+    def surrogate(name: str, samples: str) -> ouu.SurrogateEnsemble:
+        return ouu.SurrogateEnsemble.of_dino(dinos[name], reduced[name], x[samples])
+
+    def minimize(ensemble: ouu.Ensemble, risk: str, start: np.ndarray, **options) -> ouu.OptimalControl:
+        return ouu.minimize(ouu.Objective(ensemble, RISKS[risk], [PENALTY]), start, bounds=BOUNDS, **options)
+
+    problems = []
+    for risk in RISKS:
+        runs = {}
+        for name in dinos:  # on every rank the control of the first, whatever rounding does to the rank's own
+            run = minimize(surrogate(name, "common"), risk, zero, max_iterations=size.iterations, progress=False)
+            runs[name] = world.bcast(run)
+        kept = size.path(f"_{list(TARGETS).index(target)}_{list(RISKS).index(risk)}.pde")
+        runs["PDE"] = minimize(common, risk, zero, max_iterations=size.iterations, path=kept, resume=True)
+        runs["polished"] = minimize(
+            common, risk, runs["h1"].z, max_iterations=size.polish, path=kept.with_suffix(".polish"), resume=True
+        )
+        judged = ouu.Objective(other, EXACT[risk], [PENALTY])
+        fresh = {
+            label: ouu.assess(judged, z, paired=surrogate("h1", "other"), cheap=surrogate("h1", "many"), bounds=BOUNDS)
+            for label, z in (("zero", zero), ("h1", runs["h1"].z))
+        }
+        controls = {"zero": zero, **{label: run.z for label, run in runs.items()}}
+        problems.append(
+            Problem(
+                target=target,
+                risk=risk,
+                runs=runs,
+                quantities={label: common.quantity(z) for label, z in controls.items()},
+                fresh=fresh,
+                pde_seconds=world.size * gradient_seconds(common, runs["PDE"]),
+                surrogate_seconds=gradient_seconds(surrogate("h1", "common"), runs["h1"]),
+            )
+        )
+    return problems
+
+
+def risks_table(problems: list[Problem]) -> str:
+    header = ["target", "risk", "z = 0", "PDE's z*", "h1's z*", "l2's z*", "h1, polished", "h1's own value"]
+    rows = [
+        [p.target, p.risk, f"{p.value('zero'):.5f}", f"{p.value('PDE'):.5f}",
+         *(f"{p.value(label):.5f} ({p.excess(label):+.2%})" for label in ("h1", "l2", "polished")),
+         f"{p.runs['h1'].risk:.5f}"]
+        for p in problems
+    ]  # fmt: skip
+    return table(header, rows)
+
+
+def fresh_table(problems: list[Problem]) -> str:
+    header = ["target", "risk", "z = 0", "h1's z*", "95 % interval", "PDE samples alone", "largest projected gradient"]
+    rows = []
+    for p in problems:
+        found, zero = p.fresh["h1"], p.fresh["zero"]
+        low, high = found.risk.interval
+        entry = int(np.abs(found.projected_gradient).argmax())
+        rows.append(
+            [p.target, p.risk, f"{zero.risk.value:.5f}", f"{found.risk.value:.5f}", f"{low:.5f} .. {high:.5f}",
+             f"{found.risk.plain:.5f} ± {found.risk.plain_error:.5f}",
+             f"{found.projected_gradient[entry]:+.1e} ± {found.gradient.standard_error[entry]:.1e}, "
+             f"{np.abs(zero.projected_gradient).max():.1e} at z = 0"]
+        )  # fmt: skip
+    return table(header, rows)
+
+
+def cost_table(problems: list[Problem], size: Size) -> str:
+    header = ["target", "risk", "evaluations by PDE", "PDE forward solves", "polish: evaluations", "evaluations by h1",
+              "seconds of h1", "gradient, PDE (core s)", "gradient, h1 (s)", "ratio"]  # fmt: skip
+    rows = [
+        [p.target, p.risk, p.runs["PDE"].n_evaluations, p.runs["PDE"].n_evaluations * size.n_samples,
+         p.runs["polished"].n_evaluations, p.runs["h1"].n_evaluations, f"{p.runs['h1'].seconds:.1f}",
+         f"{p.pde_seconds:.2f}", f"{p.surrogate_seconds:.4f}", f"{p.pde_seconds / p.surrogate_seconds:.0f}"]
+        for p in problems
+    ]  # fmt: skip
+    return table(header, rows)
+
+
+def errors_table(dinos: dict[str, hd.DINO], dataset: hd.Dataset) -> str:
+    names = ("observable", "observable_truncation", "control_jacobian", "control_jacobian_truncation",
+             "parameter_jacobian")  # fmt: skip
+    errors = {formulation: dino.evaluate(dataset) for formulation, dino in dinos.items()}
+    rows = [[formulation, *(f"{found[name]:.2%}" for name in names)] for formulation, found in errors.items()]
+    return table(
+        ["loss", "state", "of it truncation", "control Jacobian", "of it truncation", "parameter Jacobian"], rows
+    )
+
+
+def report(problems: list[Problem], dinos: dict[str, hd.DINO], dataset: hd.Dataset, size: Size) -> str:
+    paid = size.n_train + size.n_held_out
+    spent = sum(p.runs["PDE"].n_evaluations for p in problems) * size.n_samples
+    worst = {risk: max(p.excess("h1") for p in problems if p.risk == risk) for risk in RISKS}
+    better = sum(p.value("h1") < p.value("l2") for p in problems)
+    note = "**A smoke run, which says nothing.**\n\n" if size is SMALL else ""
+    return f"""# Optimization under uncertainty: semilinear control by 49 wells
+
+{note}Commands: `mpirun -n {
+        MPI.COMM_WORLD.size
+    } python -m benchmarks.control generate`, `python -m benchmarks.control train`,
+`mpirun -n {MPI.COMM_WORLD.size} python -m benchmarks.control measure`; {processor()}, one thread a rank.
+
+Problem: `applications/semilinear_control`, {size.mesh} x {size.mesh}, Q = ½‖u - u_d‖². DINO: {
+        size.n_train
+    } training samples of the
+whole state, ranks {size.ranks[0]} + 49 to {
+        size.ranks[1]
+    }, POD; its twin "l2" sees the same values, no Jacobians. Objective: risk of Q at
+{size.n_samples} common samples + ½ 1e-4 ‖z‖², |z_j| ≤ {LARGEST:g}, L-BFGS-B from z = 0, at most {
+        size.iterations
+    } iterations.
+CVaR is optimised with ε = 1e-4 and judged with ε = 1e-9.
+
+- Largest excess of the risk at h1's control over that at the PDE's own, by the PDE: {
+        ", ".join(f"{risk} {excess:+.2%}" for risk, excess in worst.items())
+    }.
+- h1's control is better than l2's in {better} of {len(problems)} problems.
+- A gradient at {size.n_samples} samples takes {
+        np.median(
+            [p.pde_seconds / p.surrogate_seconds for p in problems]
+        ):.0f} times less than by the PDE on the same cores (median).
+- All {len(problems)} optima by the PDE took {spent} forward solves, the surrogate {paid} for training and validation: {
+        spent / paid:.0f}
+  times less.
+
+## Errors on {size.n_held_out} held-out samples
+
+{errors_table(dinos, dataset)}
+
+## Risk by the PDE at the common samples
+
+{risks_table(problems)}
+
+"Polished": {size.polish} iterations of the PDE from h1's control.
+
+## Risk and gradient by the PDE at {size.n_samples} fresh samples
+
+With the surrogate at {size.n_cheap} samples as control variate (`hd.ouu.assess`).
+
+{fresh_table(problems)}
+
+## Cost
+
+{cost_table(problems, size)}
+"""
+
+
+@app.command()
+def measure(small: bool = False) -> None:
+    """Controls by DINO, twin and PDE, and the tables."""
+    size = SMALL if small else FULL
+    model, dataset = prepare(size), hd.Dataset.open(size.path(""))
+    dinos = {formulation: hd.DINO.load(size.path(f"_{formulation}.dino")) for formulation in FORMULATIONS}
+    problems = [problem for target in TARGETS for problem in solve(model, dinos, size, target)]
+    if MPI.COMM_WORLD.rank:
+        return
+    path = (OUTPUT if small else RESULTS) / f"{size.name}.md"
+    path.write_text(report(problems, dinos, dataset, size))
+    print(path.read_text())
+    first = problems[0]
+    labels = {"z = 0": "zero", "PDE": "PDE", "h1": "h1", "l2": "l2"}
+    figure = plot_quantity({k: first.quantities[v] for k, v in labels.items()}, risk=EXACT[first.risk], log=True)
+    save(figure, path.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    app()
