@@ -555,7 +555,7 @@ class Dataset:
             try:
                 if scratch["status"][i] == DONE:
                     whole = all(np.isfinite(scratch[name][i]).all() for name in names if "rows" not in name)
-                    rows = "rows" not in names or scratch["rows_status"][i] != DONE
+                    rows = not ("rows" in names and i < scratch["rows"].shape[0] and scratch["rows_status"][i] == DONE)
                     rows = rows or all(np.isfinite(scratch[name][i]).all() for name in names if "rows" in name)
                     found += [] if whole and rows else [i]
             except Exception:  # noqa: BLE001  as in _read

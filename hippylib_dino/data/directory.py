@@ -34,6 +34,7 @@ from hippylib_dino.errors import DatasetError
 from hippylib_dino.modeling.fingerprint import check_fingerprint
 
 PARTIAL, REMOVING = ".partial", ".removing"
+MOST_ROWS = 128  # samples whose rows (Φ⁺)ᵀ J make the input basis of a whole state: each is as large as rQ states
 WORK = ("seconds", "newton_iterations")
 # what `create` puts into a directory, besides its zarr.json
 LAYOUT = (*SAMPLE_ARRAYS, *FULL_ARRAYS, "work", "status", SCRATCH, "bases", "failures", "runs")
@@ -301,7 +302,7 @@ def _create_scratch(scratch: zarr.Group, plan: Plan, dims: Dims) -> None:
 
 def create_rows(scratch: zarr.Group, plan: Plan, n_parameters: int) -> None:
     """Place for the rows (Φ⁺)ᵀ J of a whole state's Jacobian and their energy, if it is not there in this rank."""
-    shape = (plan.n_basis_samples, plan.output_rank, n_parameters)
+    shape = (min(plan.n_basis_samples, MOST_ROWS), plan.output_rank, n_parameters)
     if "rows_energy" not in scratch or scratch["rows"].shape != shape:
         create_array(scratch, "rows", shape, ("sample", "latent_observable", "parameter"))
         create_array(scratch, "rows_energy", shape[:1], ("sample",))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import hippylib as hp
 import numpy as np
@@ -25,7 +26,7 @@ from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import DatasetError, GenerationError, InputError, RankError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import fingerprint
-from hippylib_dino.modeling.jacobian import Jacobian
+from hippylib_dino.modeling.jacobian import Jacobian, StateJacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
 from hippylib_dino.reduction.ranks import Rank, checked_rank
@@ -75,7 +76,8 @@ def generate(
     n_validation, n_test : int, optional
         Held-out samples beyond those; default n_samples/8 and n_samples/4, at least 1.
     n_basis_samples : int, optional
-        Of the training samples, for the bases; default the first 128 of them, or what a resumed dataset has.
+        Of the training samples, for the bases; default the first 128 of them, or what a resumed dataset has.  Where the
+        observable is the whole state all of them make the output basis, and the first 128 the others.
     input_rank, output_rank : int or float
         rM and rQ: an int, or as a float in (0, 1) the share of the total energy of the basis that the rank is to
         hold at least, see `Basis.energy`.  Default 100 and 50, or all observables with ``output_basis="identity"``.
@@ -550,16 +552,15 @@ class _Run:
             raise SolveError("failed in the first pass")
         m, u = self.order.from_array(scratch["m"][index]), self.data.local(scratch["observable"][index])
         z = scratch["control"][index] if self.controls is not None else None
-        _, jacobian, by_control = self.solver.linearize(m, u, z)
-        weights = self.data.local(self._output.encoder)
-        rows = jacobian.transpmult_local(weights)
+        _, jacobian, by_control = (cast(StateJacobian, found) for found in self.solver.linearize(m, u, z))
+        adjoints = jacobian.adjoints(self.data.local(self._output.encoder))
+        rows = jacobian.pull_adjoints(adjoints)
         record = {
             "rows": self.order.to_array(rows).T,
             "rows_energy": np.trace(linearized_covariance(self.model.prior, rows)),
         }
         if by_control is not None:
-            control_rows = by_control.transpmult_local(weights)
-            record["control_rows"] = self.model.problem.control_order.to_array(control_rows).T
+            record["control_rows"] = self.model.problem.control_order.to_array(by_control.pull_adjoints(adjoints)).T
         if self.ranks.writes:
             self.scratch_writer.write(index, record)
 

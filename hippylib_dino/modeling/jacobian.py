@@ -245,8 +245,17 @@ class StateJacobian(PDEJacobian):
 
     def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ W by adjoint solves: (n_owned, k) dual state weights to (n_owned, k) dual parameter vectors."""
+        return self.pull_adjoints(self.adjoints(weights))
+
+    def adjoints(self, weights: np.ndarray) -> PETSc.Mat:
+        """A⁻ᵀ W of dual state weights (n_owned, k): what the Jacobians in parameter and control share."""
         self._check_alive()
-        return -self._pull(self._solve(dense_matrix(self._state, weights), is_adj=True))
+        return self._solve(dense_matrix(self._state, weights), is_adj=True)
+
+    def pull_adjoints(self, adjoints: PETSc.Mat) -> np.ndarray:
+        """Jᵀ W, (n_owned, k), from what `adjoints` gave here or for the other variable."""
+        self._check_alive()
+        return -self._pull(adjoints)
 
     def mult(self, x: dl.GenericVector, y: dl.GenericVector) -> None:
         check_vector(x, self._parameter, "x of Jacobian.mult")

@@ -1,0 +1,3 @@
+from applications.flow_control.model import build
+
+__all__ = ["build"]
