@@ -27,11 +27,9 @@ Part = Annotated[str, typer.Option(help="test, validation or train.")]
 MeshSize = Annotated[int | None, typer.Option(help="Passed to build() as mesh_size; default the application's own.")]
 
 
-def _build(application: str, mesh_size: int | None, ranks_per_sample: int = 1):
-    """The application's model on this run's sample communicator."""
+def _module(application: str):
+    """The application's module."""
     import dolfin as dl
-
-    from hippylib_dino.modeling import sample_communicator
 
     dl.set_log_level(dl.LogLevel.ERROR)
     sys.path.insert(0, os.getcwd())  # as `python -m` does, for applications beside the user
@@ -43,8 +41,15 @@ def _build(application: str, mesh_size: int | None, ranks_per_sample: int = 1):
         ) from error
     if not hasattr(module, "build"):
         raise InputError(f"APPLICATION: module {application!r} has no function build(comm, ...) -> JacobianModel.")
+    return module
+
+
+def _build(application: str, mesh_size: int | None, ranks_per_sample: int = 1):
+    """The application's model on this run's sample communicator."""
+    from hippylib_dino.modeling import sample_communicator
+
     comm = sample_communicator(ranks_per_sample)
-    return module.build(comm, **({} if mesh_size is None else {"mesh_size": mesh_size}))
+    return _module(application).build(comm, **({} if mesh_size is None else {"mesh_size": mesh_size}))
 
 
 def _show(title: str, rows: dict) -> None:
@@ -263,6 +268,63 @@ def map_point(
             "fields": output,
         },
     )
+
+
+@app.command()
+def ouu(
+    application: Annotated[str, typer.Argument(help="Module with build(comm, ...) and quantity(model).")],
+    model_file: ModelPath,
+    output: Annotated[Path, typer.Option(help="NumPy file of the control, z.")] = Path("control.npz"),
+    risk: Annotated[
+        str, typer.Option(help="expectation, mean-variance:1, cvar:0.95, entropic:1 or worst-case:0.01.")
+    ] = ("cvar:0.95"),
+    penalty: Annotated[float, typer.Option(help="Factor of half the square norm of the control.")] = 0.0,
+    n_samples: Annotated[int, typer.Option(help="Samples of the surrogate.")] = 256,
+    n_pde: Annotated[int, typer.Option(help="Fresh samples of the PDE, to assess the control with.")] = 0,
+    mesh_size: MeshSize = None,
+    seed: int = 0,
+) -> None:
+    """Optimal control under uncertainty by the surrogate, from the mean control, in the box it was trained on."""
+    import numpy as np
+
+    from hippylib_dino import ouu as package
+    from hippylib_dino.network import DINO
+
+    module = _module(application)
+    if not hasattr(module, "quantity"):
+        raise InputError(f"APPLICATION: module {application!r} has no function quantity(model) -> FormQuantity.")
+    measure, dino = package.parse_risk(risk), DINO.load(model_file)
+    if dino.control is None:
+        raise InputError(f"MODEL_FILE: {str(model_file)!r} is a DINO without a control; there is nothing to optimise.")
+    model = _build(application, mesh_size)
+    form = module.quantity(model)
+    value, gradient = form.of_state()
+    reduced = package.LatentQuadratic.reduce(value, gradient, dino.output_basis)
+    rng, rank = np.random.default_rng(seed), dino.input_basis.parameter_part().rank
+
+    def surrogate(x: np.ndarray) -> package.SurrogateEnsemble:
+        return package.SurrogateEnsemble.of_dino(dino, reduced, x)
+
+    ensemble, penalties = surrogate(rng.standard_normal((n_samples, rank))), [package.L2Penalty(penalty)]
+    law = dino.control
+    bounds = (law.lower, law.upper) if isinstance(law, package.UniformControl) else None
+    found = package.minimize(package.Objective(ensemble, measure, penalties), law.mean, bounds=bounds)
+    np.savez(output, z=found.z)
+    rows = {
+        "converged": f"{found.converged} ({found.message})",
+        "iterations": found.n_iterations,
+        "risk at the mean control": f"{measure.value(ensemble.quantity(law.mean)):.6g}",
+        "risk": f"{found.risk:.6g}",
+        "control": output,
+    }
+    _show("optimal control by the surrogate", rows)
+    if n_pde:
+        pde = package.PDEEnsemble.draw(model, form, n_pde, seed=seed + 1)
+        judged = package.assess(
+            package.Objective(pde, measure, penalties), found.z, paired=surrogate(pde.latent(dino.input_basis)),
+            cheap=surrogate(rng.standard_normal((20 * n_pde, rank))), bounds=bounds,
+        )  # fmt: skip
+        Console().print(judged.table())
 
 
 @app.command()

@@ -1,5 +1,6 @@
 import re
 
+import dolfin  # noqa: F401  before a runner's stdout is there, which UFL's logger would keep
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -111,3 +112,44 @@ def test_errors_of_the_package_are_one_line(run_python, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("hippylib-dino: DatasetError: path:")
     assert "Traceback" not in done.stderr
+
+
+def test_optimal_control_by_command_line(tmp_path):
+    data, model, control = tmp_path / "data", tmp_path / "a.dino", tmp_path / "z.npz"
+    application = "applications.semilinear_control"
+    steps = (
+        (
+            f"generate {application} {data} --mesh-size 8 --n-samples 16 --n-validation 2 --n-test 2"
+            " --n-basis-samples 16 --input-rank 4 --output-rank 8 --output-basis pod",
+            "20 of 20 samples done",
+        ),
+        (f"train {data} {model} --epochs 2 --hidden 16", "DINO("),
+        (
+            f"ouu {application} {model} --output {control} --risk cvar:0.8 --penalty 1e-3 --n-samples 16 --n-pde 4"
+            " --mesh-size 8",
+            "4 PDE samples, 80 of the surrogate",
+        ),
+    )
+    for command, expected in steps:
+        result = run.invoke(cli.app, command.split(), catch_exceptions=False)
+        assert result.exit_code == 0
+        assert expected in result.output
+    z = np.load(control)["z"]
+    assert z.shape == (49,)
+    assert np.abs(z).max() <= 4
+    for command, message in (
+        (f"ouu {application} {model} --risk median", "risk: expected one of"),
+        (f"ouu {application} {model} --risk cvar:1.5", "beta: expected a level"),
+        (f"ouu {application} {model} --risk cvar:x", "expected a number after the colon"),
+        (f"ouu applications.poisson {model}", r"no function quantity\(model\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run.invoke(cli.app, command.split(), catch_exceptions=False)
+
+
+def test_optimal_control_needs_a_control(linear_dino, tmp_path):
+    linear_dino.save(tmp_path / "a.dino")
+    with pytest.raises(InputError, match="without a control"):
+        run.invoke(
+            cli.app, f"ouu applications.semilinear_control {tmp_path / 'a.dino'}".split(), catch_exceptions=False
+        )

@@ -14,7 +14,7 @@ def examples(page):
     return [block for block in blocks if not block.startswith("# not run here")]
 
 
-@pytest.mark.parametrize("page", ["generating-data.md"])
+@pytest.mark.parametrize("page", ["generating-data.md", "optimization.md"])
 def test_examples_of_the_page_run(page, run_python, tmp_path):
     blocks = examples(page)
     assert blocks

@@ -1,3 +1,3 @@
-from applications.semilinear_control.model import build
+from applications.semilinear_control.model import build, quantity
 
-__all__ = ["build"]
+__all__ = ["build", "quantity"]

@@ -68,3 +68,9 @@ def build(comm: MPI.Comm, mesh_size: int = 64) -> hd.JacobianModel:
     misfit = hp.ContinuousStateObservation(space, dl.dx, bc, noise_variance=1.0)
     box = hd.ouu.UniformControl(np.full(controls.dim(), -LARGEST), np.full(controls.dim(), LARGEST))
     return hd.JacobianModel(pde, prior, misfit, control=box)
+
+
+def quantity(model: hd.JacobianModel) -> hd.ouu.FormQuantity:
+    """Half the square distance of the state to sin(2 pi x) sin(2 pi y)."""
+    target = dl.Expression("sin(2*pi*x[0])*sin(2*pi*x[1])", degree=4)
+    return hd.ouu.tracking(model.problem.Vh, target)

@@ -18,6 +18,7 @@ from hippylib_dino.ouu.risk import (
     MeanVariance,
     RiskMeasure,
     WorstCase,
+    parse_risk,
 )
 
 # what needs dolfin, by its home
@@ -61,6 +62,7 @@ __all__ = [
     "assess",
     "control_from_config",
     "minimize",
+    "parse_risk",
     *_PDE_SIDE,
 ]
 

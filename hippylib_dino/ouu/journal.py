@@ -56,9 +56,11 @@ class Journal:
                 "Choose another name."
             )
         self._known = list(_records(content[len(self._header) :]))
-        if writes:  # without what a kill left of a last record
-            kept = b"".join(_packed(*record) for record in self._known)
-            self._path.write_bytes(self._header + kept)
+        kept = self._header + b"".join(_packed(*record) for record in self._known)
+        if writes and len(kept) < len(content):  # a kill left a part of a record; other ranks may be reading
+            partial = self._path.with_name(self._path.name + ".partial")
+            partial.write_bytes(kept)
+            partial.replace(self._path)
 
     @property
     def replays(self) -> bool:

@@ -240,7 +240,9 @@ class _Run:
         tolerance: float,
         max_iterations: int,
     ) -> OptimizeResult:
-        variables = self.journal.ask(z, lambda: self.objective.start(z))
+        variables = z
+        if self.objective.n_auxiliary:
+            variables = self.journal.ask(z, lambda: self.objective.start(z))
         value, gradient = self.evaluate(variables)
         self.note(variables, value, gradient)
         goal = tolerance * self.history[0].gradient_norm

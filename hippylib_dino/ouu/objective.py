@@ -60,6 +60,7 @@ class Objective:
         self.weights = checked_weights(weights, ensemble.n)
         self.n_auxiliary = risk.n_auxiliary if joint else 0
         self.n_variables = ensemble.n_control + self.n_auxiliary
+        self._last: tuple[np.ndarray, np.ndarray, JointExpansion] | None = None
         zero = np.zeros(ensemble.n_control)
         for penalty in self.penalties:
             try:
@@ -97,6 +98,14 @@ class Objective:
             return self.risk.expand_jointly(q, t, self.weights)
         return without_auxiliary(self.risk.expand(q, self.weights))
 
+    def _linearized(self, variables: np.ndarray) -> tuple[np.ndarray, JointExpansion]:
+        """J (n, dZ) and the risk's expansion; kept for Hessian actions at the same point, one after the other."""
+        if self._last is None or not np.array_equal(self._last[0], variables):
+            z, t = self.split(variables)
+            q, jacobian = self.ensemble.quantity_and_jacobian(z)
+            self._last = variables.copy(), jacobian, self._expanded(finite_quantity(q), t)
+        return self._last[1:]
+
     def value_and_gradient(self, variables: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient (n_variables,).
 
@@ -105,9 +114,8 @@ class Objective:
         SolveError
             If the quantity of interest is not finite.
         """
-        z, t = self.split(variables)
-        q, jacobian = self.ensemble.quantity_and_jacobian(z)
-        at = self._expanded(finite_quantity(q), t)
+        z, _ = self.split(variables)
+        jacobian, at = self._linearized(variables)
         value, gradient = at.value, at.gradient @ jacobian
         for penalty in self.penalties:
             more, slope = penalty.value_and_gradient(z)
@@ -124,10 +132,9 @@ class Objective:
         SolveError
             If the quantity of interest is not finite.
         """
-        z, t = self.split(variables)
+        z, _ = self.split(variables)
         v, s = self.split(direction)
-        q, jacobian = self.ensemble.quantity_and_jacobian(z)
-        at = self._expanded(finite_quantity(q), t)
+        jacobian, at = self._linearized(variables)
         bent, bent_t = at.hessian(jacobian @ v, s)
         action = bent @ jacobian + at.gradient @ self.ensemble.hessian_actions(z, v)
         for penalty in self.penalties:

@@ -318,6 +318,38 @@ def _exponential(q: np.ndarray, factors: np.ndarray, theta: float) -> Expansion:
     return Expansion(float(total / theta), p, lambda v: theta * p * (v - p @ v))
 
 
+KINDS = {
+    "expectation": Expectation,
+    "mean-variance": MeanVariance,
+    "cvar": CVaR,
+    "entropic": Entropic,
+    "worst-case": WorstCase,
+}
+
+
+def parse_risk(text: str) -> RiskMeasure:
+    """The risk measure of a name, with its parameter after a colon if it is not to be the default.
+
+    Raises
+    ------
+    InputError
+        If there is no such measure, or its parameter is no number or outside of its range.
+
+    Examples
+    --------
+    >>> parse_risk("cvar:0.9")
+    CVaR(beta=0.9, epsilon=0.0001)
+    """
+    name, _, parameter = text.partition(":")
+    if name not in KINDS or (parameter and name == "expectation"):
+        raise InputError(f"risk: expected one of {list(KINDS)}, with a parameter as in cvar:0.95, got {text!r}.")
+    try:
+        values = [float(parameter)] if parameter else []
+    except ValueError:
+        raise InputError(f"risk: expected a number after the colon, got {text!r}.") from None
+    return KINDS[name](*values)
+
+
 def without_auxiliary(at: Expansion) -> JointExpansion:
     """The same expansion, in no further variables."""
     return JointExpansion(at.value, at.gradient, np.empty(0), lambda v, s: (at.hessian(v), np.empty(0)))

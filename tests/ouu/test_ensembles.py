@@ -261,6 +261,20 @@ def test_joint_objective_at_the_minimising_t_is_the_risk(rng):
     assert abs(gradient[3]) < 1e-12
 
 
+def test_hessian_actions_at_one_point_share_its_jacobian(monkeypatch, rng):
+    ensemble = Analytic()
+    objective, calls, (z, v) = Objective(ensemble, MeanVariance(0.5)), [], rng.standard_normal((2, 3))
+    evaluate = ensemble.quantity_and_jacobian
+    monkeypatch.setattr(ensemble, "quantity_and_jacobian", lambda z: (calls.append(1), evaluate(z))[1])
+    objective.value_and_gradient(z)
+    first, again = objective.hessian_action(z, v), objective.hessian_action(z, 2 * v)
+    assert len(calls) == 1
+    np.testing.assert_allclose(again, 2 * first)
+    z[0] += 1.0  # in place: the point is another one
+    assert not np.allclose(objective.hessian_action(z, v), first)
+    assert len(calls) == 2
+
+
 def test_smoothing_of_the_l1_norm():
     z = np.array([0.0, -2.0, 1e-3])
     for epsilon in (1e-6, 1e-2):
