@@ -11,10 +11,12 @@ import pytest
 # the script of each; the first script of a user is one file
 SCRIPTS = {
     "confusion": "run",
+    "flow_control": "run",
     "heat": "run",
     "hyperelasticity": "run",
     "poisson": "script",
     "reaction_diffusion": "run",
+    "semilinear_control": "run",
 }
 PICTURES = {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
 ROOT = Path(__file__).parents[2]
@@ -89,3 +91,58 @@ def test_run(tmp_path, capsys, name, more_pictures):
     main = importlib.import_module(f"applications.{name}.run").main
     main(output=tmp_path, mesh_size=16, n_samples=32, input_rank=16, epochs=10)
     _check_results(tmp_path, capsys.readouterr().out, name, more_pictures)
+
+
+@pytest.mark.usefixtures("same_compiler_flags_afterwards")
+@pytest.mark.parametrize(
+    ("name", "mesh_size", "problems"),
+    [
+        ("flow_control", 8, {"CVaR", "mean-variance"}),
+        (
+            "semilinear_control",
+            12,
+            {f"{goal}-{risk}" for goal in ("sinusoidal", "constant") for risk in ("CVaR", "mean-variance")},
+        ),
+    ],
+)
+def test_control_run(tmp_path, capsys, name, mesh_size, problems):
+    main = importlib.import_module(f"applications.{name}.run").main
+    main(
+        output=tmp_path, mesh_size=mesh_size, n_samples=24, input_rank=4, output_rank=8, epochs=20, n_ensemble=3,
+        polish=1,
+    )  # fmt: skip
+    assert "held-out errors: state" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary) == {"errors", "seconds", "settings", "problems"}
+    assert set(summary["seconds"]) == {"generate", "train", "optimise"}
+    assert 0 < summary["errors"]["control_jacobian"] < 1.5
+    assert len(summary["problems"]) == len(problems)
+    for found in summary["problems"].values():
+        assert set(found["risk"]) == {"z = 0", "z*", "polished"}
+        assert found["outside"] is None
+    kinds = {"control", "quantity", "convergence", "state"}
+    assert {p.stem for p in tmp_path.glob("*.png")} == {f"{problem}-{kind}" for problem in problems for kind in kinds}
+    assert {p.stem for p in tmp_path.glob("*.xdmf")} == {f"{problem}-state" for problem in problems}
+    assert (tmp_path / f"{name}.dino").exists()
+
+
+def test_flow_is_steady_and_as_imposed():
+    """No mass is lost, what is imposed by Nitsche's method is there, and blowing is out of the body."""
+    import hippylib as hp
+    import numpy as np
+
+    import hippylib_dino as hd
+    from applications.flow_control.model import BODY, INFLOW_SIDE, boundary_measure, build
+
+    model = build(hd.sample_communicator(), mesh_size=16)
+    pde, mesh = model.problem, model.prior.Vh.mesh()
+    pde.control = np.full(18, 0.5)
+    u = hp.vector2Function(model.solveState(model.prior.mean), pde.Vh[hp.STATE])
+    v, _ = dl.split(u)
+    n, ds = dl.FacetNormal(mesh), boundary_measure(mesh)
+    inflow, blown = (dl.assemble(-dl.inner(v, n) * ds(part)) for part in (INFLOW_SIDE, BODY))
+    assert inflow == pytest.approx(1.0, abs=5e-3)
+    # partition of unity but for the first and last spline, on two edges of length 0.2
+    assert 0.5 * 0.7 * 0.4 < blown < 0.5 * 0.4
+    assert dl.assemble(dl.inner(v, n) * dl.ds(domain=mesh)) == pytest.approx(0.0, abs=1e-3)
+    assert dl.assemble(dl.div(v) ** 2 * dl.dx) < 1e-2
