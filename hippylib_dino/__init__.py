@@ -47,6 +47,7 @@ _SUBPACKAGES = (
     "mcmc",
     "modeling",
     "network",
+    "oed",
     "plotting",
     "reduction",
     "surrogate",

@@ -1,6 +1,7 @@
 """MAP points of many data sets at once, in whitened latent coordinates.
 
-Every data set minimises ½‖Lᵀf(x) - b‖² + ½‖x‖², with W = L Lᵀ the noise precision in the output basis.  In these
+Every data set minimises ½‖Lᵀf(x) - b‖² + ½‖x‖², with W = L Lᵀ the noise precision in the output basis, the same for all
+data sets or, where they are of different sensors, one for each.  In these
 coordinates the prior precision is the identity, so that the Euclidean norm of a gradient is the norm in which
 hIPPYlib's solvers stop.
 
@@ -62,26 +63,32 @@ class _Points:
     def __init__(self, f: LatentMap, L: np.ndarray, b: np.ndarray, x: np.ndarray):
         self.x, self._L = x, L
         self._at: Linearization = f.linearize(x)
-        self._residual = self._at.value @ L - b
+        value = self._at.value
+        self._residual = (value @ L if L.ndim == 2 else (value[:, None] @ L)[:, 0]) - b
         # a network may give values that are not finite far from its training data: no step goes there
         with np.errstate(over="ignore", invalid="ignore"):
             cost = 0.5 * ((self._residual**2).sum(axis=-1) + (x**2).sum(axis=-1))
         self.cost = np.where(np.isfinite(cost), cost, np.inf)
 
     def gradient(self) -> np.ndarray:
-        return self.x + self._at.vjp(self._residual @ self._L.T)
+        return self.x + self._at.vjp(self._dual())
+
+    def _dual(self) -> np.ndarray:
+        """L(Lᵀf - b), the gradient of the misfit in the output basis, (n, rQ)."""
+        return self._residual @ self._L.T if self._L.ndim == 2 else (self._L @ self._residual[..., None])[..., 0]
 
     def whitened_jacobian(self) -> np.ndarray:
-        """Lᵀ∂f, (n, rQ, rM)."""
-        return self._L.T @ self._at.jacobian()
+        """Lᵀ∂f, (n, k, rM)."""
+        rows = self._L.swapaxes(-1, -2)
+        return self._at.pull(np.broadcast_to(rows, (len(self.x), *rows.shape[-2:])))
 
     def hessian(self) -> Callable[[np.ndarray], np.ndarray]:
-        misfit = self._at.hessian(self._residual @ self._L.T, self._L @ self._L.T)
+        misfit = self._at.hessian(self._dual(), self._L @ self._L.swapaxes(-1, -2))
         return lambda v: v + misfit(v)
 
 
 class _GaussNewtonInverse:
-    """(K I + JᵀJ)⁻¹ = (I - Jᵀ(K I + JJᵀ)⁻¹J)/K by products with a matrix of size rQ (Woodbury)."""
+    """(K I + JᵀJ)⁻¹ = (I - Jᵀ(K I + JJᵀ)⁻¹J)/K by products with a matrix as small as J has rows (Woodbury)."""
 
     def __init__(self, J: np.ndarray, shift: np.ndarray):
         self._J, self._shift = J, shift[:, None]
@@ -100,29 +107,44 @@ class _GaussNewtonInverse:
 
 
 def solve(
-    f: LatentMap, L: np.ndarray, b: np.ndarray, start: np.ndarray, *, rel_tolerance: float, max_iter: int
+    f: LatentMap,
+    L: np.ndarray,
+    b: np.ndarray,
+    start: np.ndarray,
+    *,
+    rel_tolerance: float,
+    max_iter: int,
+    scale: np.ndarray | None = None,
 ) -> LatentSolutions:
     """Minimise ½‖Lᵀf(x) - b‖² + ½‖x‖² for each row of `b`.
 
     Parameters
     ----------
     f : LatentMap
-    L : (rQ, rQ)
-    b : (n, rQ)
+    L : (rQ, k) or (n, rQ, k)
+    b : (n, k)
     start : (n, rM)
     rel_tolerance : float
         Of the gradient's norm, relative to that at x = 0.
     max_iter : int
         Steps of both kinds together.
+    scale : (n,), optional
+        The gradient's norm at x = 0, where it is known.
     """
-    at_mean = _Points(f, L, b, np.zeros_like(start))
-    scale = np.maximum(np.linalg.norm(at_mean.gradient(), axis=1), np.finfo(float).tiny)
+    if scale is None:
+        scale = np.linalg.norm(_Points(f, L, b, np.zeros_like(start)).gradient(), axis=1)
+    scale = np.maximum(scale, np.finfo(float).tiny)
     state = _State(start.copy(), np.zeros(len(b), dtype=int), scale)
     J = _gauss_newton(f, L, b, state, max(rel_tolerance, NEWTON_FROM), max_iter)
     _newton(f, L, b, state, J, rel_tolerance, max_iter)
     points = _Points(f, L, b, state.x)
     norm = np.linalg.norm(points.gradient(), axis=1) / scale
     return LatentSolutions(state.x, points.cost, norm, state.iterations, norm <= rel_tolerance)
+
+
+def _of(L: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """L of the data sets `k`."""
+    return L if L.ndim == 2 else L[k]
 
 
 @dataclass
@@ -139,7 +161,7 @@ class _State:
 def _gauss_newton(
     f: LatentMap, L: np.ndarray, b: np.ndarray, state: _State, tolerance: float, max_iter: int
 ) -> np.ndarray:
-    """Step until the gradient is below `tolerance`; return the last Jacobians, (n, rQ, rM)."""
+    """Step until the gradient is below `tolerance`; return the last Jacobians, (n, k, rM)."""
     points = _Points(f, L, b, state.x)
     cost, gradient, J = points.cost, points.gradient(), points.whitened_jacobian()
     damping, growth = np.zeros(len(b)), np.full(len(b), 2.0)
@@ -152,7 +174,7 @@ def _gauss_newton(
             return J
         step = _GaussNewtonInverse(J[k], 1.0 + damping[k])(-gradient[k])
         predicted = 0.5 * ((damping[k, None] * step - gradient[k]) * step).sum(axis=1)
-        trial = _Points(f, L, b[k], state.x[k] + step)
+        trial = _Points(f, _of(L, k), b[k], state.x[k] + step)
         ratio = (cost[k] - trial.cost) / predicted
         good = ratio > ARMIJO
         damping[k] = np.where(
@@ -167,7 +189,7 @@ def _gauss_newton(
         gradient[k[good]] = trial.gradient()[good]
         new = k[good][state.far(gradient, tolerance)[k[good]]]
         if len(new):
-            J[new] = _Points(f, L, b[new], state.x[new]).whitened_jacobian()
+            J[new] = _Points(f, _of(L, new), b[new], state.x[new]).whitened_jacobian()
 
 
 def _newton(
@@ -176,7 +198,7 @@ def _newton(
     """Newton-CG steps, preconditioned by I + JᵀJ, until the gradient is below `tolerance`."""
     active = np.arange(len(b))
     while True:
-        points = _Points(f, L, b[active], state.x[active])
+        points = _Points(f, _of(L, active), b[active], state.x[active])
         gradient = points.gradient()
         norm = np.linalg.norm(gradient, axis=1) / state.scale[active]
         going = (norm > tolerance) & (state.iterations[active] < max_iter)
@@ -187,7 +209,7 @@ def _newton(
             continue
         inverse = _GaussNewtonInverse(J[active], np.ones(len(active)))
         step = _conjugate_gradients(points.hessian(), inverse, gradient, np.minimum(0.1, norm))
-        moved = _backtrack(f, L, b[active], points, step, (gradient * step).sum(axis=1))
+        moved = _backtrack(f, _of(L, active), b[active], points, step, (gradient * step).sum(axis=1))
         state.x[active] = np.where(moved[:, None] > 0, points.x + moved[:, None] * step, points.x)
         state.iterations[active] += 1
         active = active[moved > 0]
@@ -204,7 +226,7 @@ def _backtrack(
     allowed = points.cost + 1e-13 * np.abs(points.cost)
     for _ in range(STALLED):
         k = np.flatnonzero(~found)
-        trial = _Points(f, L, b[k], points.x[k] + length[k, None] * step[k])
+        trial = _Points(f, _of(L, k), b[k], points.x[k] + length[k, None] * step[k])
         found[k] = trial.cost <= allowed[k] + ARMIJO * length[k] * slope[k]
         length[~found] *= 0.5
         if found.all():

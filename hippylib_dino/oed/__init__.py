@@ -1,0 +1,34 @@
+"""Optimal experimental design with a DINO: criteria in latent coordinates, searches, the PDE's verdict."""
+
+from __future__ import annotations
+
+import importlib
+
+_HOME = {
+    "ATrace": "criteria",
+    "Budget": "constraints",
+    "Criterion": "criteria",
+    "DLogDet": "criteria",
+    "Design": "search",
+    "Draws": "experiment",
+    "Estimate": "criteria",
+    "GoalVariance": "criteria",
+    "InformationGain": "criteria",
+    "MinimalDistance": "constraints",
+    "exhaustive": "search",
+    "greedy": "search",
+    "random_designs": "search",
+    "swapping_greedy": "search",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,117 @@
+"""The observables linearised at one point for each draw: closed forms for any design, rank-one updates.
+
+With J the Jacobian in noise standard deviations, Γ the noise correlation, K = J Jᵀ and T = K + Γ, a design S informs by
+
+    Σ ln(1+λ) = ln det T_SS - ln det Γ_SS,      tr(F Fᵀ (I - C_post)) = tr(T_SS⁻¹ P_SS),    P = J F Fᵀ Jᵀ,
+
+which need matrices as small as the design.  Further sensors c add Schur complements: with V = T_SS⁻¹ T_Sc the
+determinant grows by T_cc - T_cS V, and the trace by tr((T_cc - T_cS V)⁻¹ (P_cc - VᵀP_Sc - P_cS V + VᵀP_SS V)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hippylib_dino.oed.experiment import Experiment
+
+
+class Tangent:
+    """q̄ + Φ(f(z_i) + ∂f(z_i)(z - z_i)) for each draw i.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    z : (n, rM) or (1, rM)
+        A point for each draw, or one for all.
+    data : (n, dQ)
+        Of all candidates, less q̄, in noise standard deviations.
+
+    Attributes
+    ----------
+    jacobian : (n, dQ, rM)
+        Rows in noise standard deviations.
+    total : (n, dQ, dQ)
+        T, the covariance of the data.
+    """
+
+    def __init__(self, experiment: Experiment, z: np.ndarray, data: np.ndarray):
+        self._experiment = experiment
+        value, jacobian = experiment.f.value_and_jacobian(z)
+        self.jacobian = experiment.decoder @ jacobian
+        self._residual = data - value @ experiment.decoder.T
+        # what the sensors would read of J z and noise alone
+        self._linear_data = self._residual + (self.jacobian @ z[..., None])[..., 0]
+        self.total = self.jacobian @ self.jacobian.swapaxes(1, 2) + experiment.noise_block(
+            np.arange(len(experiment.shift))
+        )
+
+    def map(self, design: Sequence[int]) -> np.ndarray:
+        """MAP points of the linearised problem, (n, rM): a Gauss-Newton step from the point."""
+        rows = self._experiment.rows(design)
+        weights = np.linalg.solve(self._block(self.total, rows, rows), self._linear_data[:, rows, None])
+        return (weights.swapaxes(1, 2) @ self.jacobian[:, rows])[:, 0]
+
+    def gradient(self, design: Sequence[int]) -> np.ndarray:
+        """Gradient of the misfit at the points, (n, rM)."""
+        rows = self._experiment.rows(design)
+        weights = np.linalg.solve(self._experiment.noise_block(rows), self._residual[:, rows].T).T
+        return -(weights[:, None] @ self.jacobian[:, rows])[:, 0]
+
+    @staticmethod
+    def _block(a: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return a[:, rows[:, None], columns]
+
+    def log_determinant(self, design: Sequence[int]) -> np.ndarray:
+        """Σ ln(1+λ) for each draw, (n,)."""
+        rows = self._experiment.rows(design)
+        noise = np.linalg.slogdet(self._experiment.noise_block(rows))[1]
+        return np.linalg.slogdet(self._block(self.total, rows, rows))[1] - noise
+
+    def log_determinants(self, design: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
+        """Σ ln(1+λ) of the design with each candidate added, (n_candidates, n)."""
+        noise = self._experiment.noise_block(np.arange(len(self._experiment.shift)))[None]
+        base = self.log_determinant(design)
+        return np.array(
+            [
+                base + np.linalg.slogdet(total)[1] - np.linalg.slogdet(alone)[1]
+                for (total, _), (alone, _) in zip(
+                    self._schur(self.total, design, candidates), self._schur(noise, design, candidates), strict=True
+                )
+            ]
+        )
+
+    def trace(self, design: Sequence[int], weighted: np.ndarray) -> np.ndarray:
+        """tr(F Fᵀ (I - C_post)) for each draw, (n,); `weighted` is P = J F Fᵀ Jᵀ, (n, dQ, dQ)."""
+        rows = self._experiment.rows(design)
+        inside = np.linalg.solve(self._block(self.total, rows, rows), self._block(weighted, rows, rows))
+        return np.trace(inside, axis1=1, axis2=2)
+
+    def traces(self, design: Sequence[int], candidates: Sequence[int], weighted: np.ndarray) -> np.ndarray:
+        """The same of the design with each candidate added, (n_candidates, n)."""
+        old, base = self._experiment.rows(design), self.trace(design, weighted)
+        P_old = self._block(weighted, old, old)
+        out = []
+        for c, (total, V) in zip(candidates, self._schur(self.total, design, candidates), strict=True):
+            new = self._experiment.rows([c])
+            crossed = V.swapaxes(1, 2) @ self._block(weighted, old, new)
+            bent = V.swapaxes(1, 2) @ P_old @ V
+            update = self._block(weighted, new, new) - crossed - crossed.swapaxes(1, 2) + bent
+            out.append(base + np.trace(np.linalg.solve(total, update), axis1=1, axis2=2))
+        return np.array(out)
+
+    def _schur(
+        self, total: np.ndarray, design: Sequence[int], candidates: Sequence[int]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """T_cc - T_cS V and V = T_SS⁻¹ T_Sc for each candidate, from one factorization."""
+        old = self._experiment.rows(design)
+        groups = [self._experiment.rows([c]) for c in candidates]
+        every = np.concatenate(groups)
+        V = np.linalg.solve(self._block(total, old, old), self._block(total, old, every))
+        out, first = [], 0
+        for new in groups:
+            own = V[:, :, first : first + len(new)]
+            out.append((self._block(total, new, new) - self._block(total, new, old) @ own, own))
+            first += len(new)
+        return out
