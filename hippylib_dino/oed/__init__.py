@@ -6,6 +6,7 @@ import importlib
 
 _HOME = {
     "ATrace": "criteria",
+    "Assessment": "assessment",
     "Budget": "constraints",
     "Criterion": "criteria",
     "DLogDet": "criteria",
@@ -15,9 +16,17 @@ _HOME = {
     "GoalVariance": "criteria",
     "InformationGain": "criteria",
     "MinimalDistance": "constraints",
+    "NestedEstimate": "nested",
+    "PDECriteria": "pde",
+    "PDEResult": "pde",
+    "RelaxedDesign": "relaxation",
+    "assess": "assessment",
     "exhaustive": "search",
     "greedy": "search",
+    "mass_gram": "pde",
+    "nested_monte_carlo": "nested",
     "random_designs": "search",
+    "relaxed": "relaxation",
     "swapping_greedy": "search",
 }
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -105,6 +105,11 @@ class Criterion(abc.ABC):
 
     Attributes
     ----------
+    name : str
+        Of the criterion, as `PDEResult` has it.
+    dino : DINO
+    experiment : Experiment
+        Candidates, noise and draws as the criterion uses them.
     n_candidates : int
     n_pairs, n_failed : int
         (design, draw) pairs whose MAP points were asked for so far, and those that were not found.
@@ -116,6 +121,8 @@ class Criterion(abc.ABC):
     InputError
         If another argument does not fit.
     """
+
+    name: str
 
     def __init__(
         self,
@@ -136,13 +143,14 @@ class Criterion(abc.ABC):
             raise InputError(f"rel_tolerance: expected > 0, got {rel_tolerance}.")
         if not 0 <= max_failed < 1:
             raise InputError(f"max_failed: expected a share in [0, 1), got {max_failed}.")
+        self.dino = dino
         self.method, self._tolerance, self._max_failed = method, rel_tolerance, max_failed
         self._use(
             make_experiment(dino, noise_covariance, groups=groups, draws=n_draws if draws is None else draws, seed=seed)
         )
 
     def _use(self, experiment: Experiment) -> None:
-        self._experiment, self._data = experiment, experiment.data()
+        self.experiment, self._data = experiment, experiment.data()
         self._known: dict[tuple[int, ...], np.ndarray] = {(): np.zeros(experiment.n_draws)}
         self._tangent: Tangent | None = None
         self._mean_tangent: Tangent | None = None
@@ -162,27 +170,31 @@ class Criterion(abc.ABC):
     def _linearized_extensions(self, tangent: Tangent, design: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
         """Values (n_candidates, n_draws) of the design with each candidate added, by low-rank updates."""
 
+    @abc.abstractmethod
+    def _relaxed(self, tangent: Tangent, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Linearised value and gradient (dQ,) for weights (dQ,) of the observables."""
+
     # ---- values --------------------------------------------------------------------------
 
     @property
     def n_candidates(self) -> int:
         """Number of candidate sensors."""
-        return len(self._experiment.groups)
+        return len(self.experiment.groups)
 
     @property
     def measured(self) -> tuple[int, ...]:
         """Candidates that have been measured (`condition`)."""
-        return self._experiment.measured
+        return self.experiment.measured
 
     @property
     def draws(self) -> Draws:
         """Parameters and noise that the criterion is the mean over."""
-        return self._experiment.draws
+        return self.experiment.draws
 
     @property
     def parameter_law(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (rM,) and root T (rM, rM) of the latent parameter's law, of covariance TTᵀ: prior, or after `condition`."""
-        mean, root, rank = self._experiment.mean, self._experiment.root, self.draws.x.shape[1]
+        """Mean (rM,) and root T (rM, rM) of the law N(mean, TTᵀ) of the latent parameter: prior, or after `condition`."""
+        mean, root, rank = self.experiment.mean, self.experiment.root, self.draws.x.shape[1]
         return (
             np.zeros(rank) if mean is None else mean.copy(),
             np.eye(rank) if root is None else root.copy(),
@@ -220,19 +232,19 @@ class Criterion(abc.ABC):
 
         Linearised criteria are updated by a low rank; MAP points start from those of the design.
         """
-        base = self._experiment.check(design)
-        checked = [self._experiment.check([*base, c]) for c in candidates]
+        base = self.experiment.check(design)
+        checked = [self.experiment.check([*base, c]) for c in candidates]
         if self.method == "linearized":
             return self._linearized_extensions(self._at_draws(), base, list(candidates)).mean(axis=1)
         missing = [c for c in checked if c not in self._known]
         if missing and base:
-            (batch,) = self._batches([base], self._at_draws())
+            batch = self.map_points(base)
             points = np.where(batch.converged[:, None], batch.x, self.draws.x)
-            self._solve(missing, Tangent(self._experiment, points, self._data))
+            self._solve(missing, Tangent(self.experiment, points, self._data))
         return self.evaluate(checked)
 
     def _samples(self, designs: Iterable[Iterable[int]]) -> list[tuple[tuple[int, ...], np.ndarray]]:
-        checked = [self._experiment.check(design) for design in designs]
+        checked = [self.experiment.check(design) for design in designs]
         missing = list(dict.fromkeys(design for design in checked if design not in self._known))
         if self.method == "linearized":
             for design in missing:
@@ -251,7 +263,7 @@ class Criterion(abc.ABC):
 
     def _batches(self, designs: list[tuple[int, ...]], start: Tangent) -> Iterator[LaplaceBatch]:
         return laplace_batches(
-            self._experiment, designs, self._data, start=start, at_mean=self._at_mean(), rel_tolerance=self._tolerance
+            self.experiment, designs, self._data, start=start, at_mean=self._at_mean(), rel_tolerance=self._tolerance
         )
 
     def _mean(self, design: tuple[int, ...], values: np.ndarray) -> float:
@@ -260,20 +272,34 @@ class Criterion(abc.ABC):
         if failed > self._max_failed * len(values):
             raise SolveError(
                 f"design {list(design)}: the MAP points of {failed} of {len(values)} draws did not converge, first "
-                f"those of draws {np.flatnonzero(~good)[:5].tolist()}, more than the share max_failed={self._max_failed:g}. "
+                f"those of draws {np.flatnonzero(~good)[:5].tolist()}: more than max_failed={self._max_failed:g} allows. "
                 "Raise max_failed or rel_tolerance, or train a better DINO."
             )
         return float(values[good].mean())
 
     def _at_draws(self) -> Tangent:
         if self._tangent is None:
-            self._tangent = Tangent(self._experiment, self.draws.x, self._data)
+            self._tangent = Tangent(self.experiment, self.draws.x, self._data)
         return self._tangent
 
     def _at_mean(self) -> Tangent:
         if self._mean_tangent is None:
-            self._mean_tangent = Tangent(self._experiment, np.zeros((1, self.draws.x.shape[1])), self._data)
+            self._mean_tangent = Tangent(self.experiment, np.zeros((1, self.draws.x.shape[1])), self._data)
         return self._mean_tangent
+
+    def map_points(self, design: Iterable[int]) -> LaplaceBatch:
+        """MAP points and whitened Jacobians of a design for all draws.
+
+        Raises
+        ------
+        InputError
+            If the design is empty, or a sensor is unknown or comes twice.
+        """
+        checked = self.experiment.check(design)
+        if not checked:
+            raise InputError("design: expected at least one sensor, got none.")
+        (batch,) = self._batches([checked], self._at_draws())
+        return batch
 
     # ---- for the searches ----------------------------------------------------------------
 
@@ -283,12 +309,41 @@ class Criterion(abc.ABC):
         J is the Jacobian at the draws in whitened data; Wu, Chen, Ghattas, section 4.2.
         """
         J = self._at_draws().jacobian
-        every = np.arange(len(self._experiment.shift))
-        gram = self._experiment.whiten(every, np.einsum("nij,nkj->ik", J, J) / len(J))
-        gram = self._experiment.whiten(every, gram.T)
+        every = np.arange(len(self.experiment.shift))
+        gram = self.experiment.whiten(every, np.einsum("nij,nkj->ik", J, J) / len(J))
+        gram = self.experiment.whiten(every, gram.T)
         _, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
         scores = (vectors[:, ::-1][:, :n_vectors] ** 2).sum(axis=1)
-        return np.array([scores[rows].sum() for rows in self._experiment.groups])
+        return np.array([scores[rows].sum() for rows in self.experiment.groups])
+
+    def relaxed(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Linearised criterion and gradient (n_candidates,) for weights (n_candidates,) in [0, 1] of the sensors.
+
+        At weights 0 and 1 it is the linearised criterion of the design; see `Tangent.relaxed_log_determinant`.
+        """
+        spread = np.zeros(len(self.experiment.shift))
+        for weight, rows in zip(weights, self.experiment.groups, strict=True):
+            spread[rows] = weight
+        value, gradient = self._relaxed(self._at_draws(), spread)
+        return value, np.array([gradient[rows].sum() for rows in self.experiment.groups])
+
+    def with_draws(self, draws: Draws) -> Criterion:
+        """The same criterion as a mean over other draws.
+
+        Raises
+        ------
+        InputError
+            If they are of other dimensions.
+        """
+        expected = (self.draws.x.shape[1], self.draws.noise.shape[1])
+        if (draws.x.shape[1], draws.noise.shape[1]) != expected:
+            raise InputError(
+                f"draws: expected x (n, {expected[0]}) and noise (n, {expected[1]}), got {draws.x.shape} and "
+                f"{draws.noise.shape}."
+            )
+        other = copy.copy(self)
+        other._use(replace(self.experiment, draws=draws))
+        return other
 
     def condition(self, design: Iterable[int], data: np.ndarray) -> Criterion:
         """The criterion for the sensors to come, after those of `design` have read `data`.
@@ -309,14 +364,14 @@ class Criterion(abc.ABC):
             If the MAP point of the data is not found.
         """
         design = list(design)
-        self._experiment.check(design)
-        rows, data = self._experiment.rows(design), np.asarray(data, dtype=float)
+        self.experiment.check(design)
+        rows, data = self.experiment.rows(design), np.asarray(data, dtype=float)
         if data.shape != rows.shape or not np.isfinite(data).all():
             raise InputError(f"data: expected {len(rows)} finite values, those of the design, got shape {data.shape}.")
         if not design:
             raise InputError("design: expected at least one sensor.")
         after = copy.copy(self)
-        after._use(_conditioned(self._experiment, design, data, self._tolerance))
+        after._use(_conditioned(self.experiment, design, data, self._tolerance))
         return after
 
 
@@ -348,6 +403,10 @@ class _ByDeterminant(Criterion):
     def _linearized_extensions(self, tangent: Tangent, design: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
         return self._factor * tangent.log_determinants(design, candidates)
 
+    def _relaxed(self, tangent: Tangent, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = tangent.relaxed_log_determinant(weights)
+        return self._factor * value, self._factor * gradient
+
 
 class InformationGain(_ByDeterminant):
     """Expected information gain E[KL(posterior ‖ prior)], in nats.
@@ -364,6 +423,7 @@ class InformationGain(_ByDeterminant):
         print(design.sensors, gain.estimate(design))
     """
 
+    name = "information_gain"
     _factor = 0.5
 
     def _at_map(self, batch: LaplaceBatch) -> np.ndarray:
@@ -378,6 +438,7 @@ class DLogDet(_ByDeterminant):
     Parameters, attributes and errors: see `Criterion`.
     """
 
+    name = "log_determinant"
     _factor = 1.0
 
     def _at_map(self, batch: LaplaceBatch) -> np.ndarray:
@@ -404,6 +465,8 @@ class ATrace(Criterion):
     -----
     Other parameters, attributes and errors: see `Criterion`.
     """
+
+    name = "trace"
 
     def __init__(self, dino: DINO, noise_covariance, n_draws: int = 64, seed: int = 0, *, gram: np.ndarray, **options):
         rank = dino.input_basis.rank
@@ -433,6 +496,9 @@ class ATrace(Criterion):
     def _linearized_extensions(self, tangent: Tangent, design: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
         return tangent.traces(design, candidates, self._products(tangent))
 
+    def _relaxed(self, tangent: Tangent, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        return tangent.relaxed_trace(weights, self._products(tangent))
+
     def _products(self, tangent: Tangent) -> np.ndarray:
         """P = J F Fᵀ Jᵀ, (n, dQ, dQ)."""
         if self._weighted is None:
@@ -453,6 +519,8 @@ class GoalVariance(ATrace):
     -----
     Other parameters, attributes and errors: see `Criterion`.
     """
+
+    name = "goal_variance"
 
     def __init__(self, dino: DINO, noise_covariance, n_draws: int = 64, seed: int = 0, *, goals: np.ndarray, **options):
         goals = np.atleast_2d(np.asarray(goals, dtype=float))

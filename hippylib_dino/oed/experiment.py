@@ -113,19 +113,13 @@ class Experiment:
         Raises
         ------
         InputError
-            If a number is none of a candidate, comes twice, or is of one that is measured.
+            As `check_design`; if a candidate is measured.
         """
-        design = tuple(design)
-        n = len(self.groups)
-        strange = [s for s in design if not isinstance(s, (int, np.integer)) or not 0 <= s < n]
-        if strange:
-            raise InputError(f"design: expected numbers of candidates, 0 to {n - 1}, got {strange[:5]}.")
-        if len(set(design)) < len(design):
-            raise InputError(f"design: expected each sensor once, got {sorted(design)}.")
-        again = sorted(set(design) & set(self.measured))
+        checked = check_design(design, len(self.groups))
+        again = sorted(set(checked) & set(self.measured))
         if again:
             raise InputError(f"design: sensors {again} are measured; choose among the others.")
-        return tuple(sorted(int(s) for s in design))
+        return checked
 
     def rows(self, design: Sequence[int]) -> np.ndarray:
         """Observables of a design, (k,)."""
@@ -222,12 +216,36 @@ def make_experiment(
         shift=basis.shift,
         deviation=deviation,
         correlation=dense / np.outer(deviation, deviation) if noise.value.ndim == 2 else None,
-        groups=_checked_groups(groups, basis.dim),
+        groups=check_groups(groups, basis.dim),
         draws=draws,
     )
 
 
-def _checked_groups(groups: Sequence[Sequence[int]] | None, dim: int) -> tuple[np.ndarray, ...]:
+def check_design(design: Iterable[int], n_candidates: int) -> tuple[int, ...]:
+    """The design as sorted numbers of candidates.
+
+    Raises
+    ------
+    InputError
+        If a number is none of a candidate, or comes twice.
+    """
+    design = tuple(design)
+    strange = [s for s in design if not isinstance(s, (int, np.integer)) or not 0 <= s < n_candidates]
+    if strange:
+        raise InputError(f"design: expected numbers of candidates, 0 to {n_candidates - 1}, got {strange[:5]}.")
+    if len(set(design)) < len(design):
+        raise InputError(f"design: expected each sensor once, got {sorted(design)}.")
+    return tuple(sorted(int(s) for s in design))
+
+
+def check_groups(groups: Sequence[Sequence[int]] | None, dim: int) -> tuple[np.ndarray, ...]:
+    """Observables of each candidate; each its own by default.
+
+    Raises
+    ------
+    InputError
+        If there is none, one is empty, unknown, or in two candidates.
+    """
     if groups is None:
         return tuple(np.array([row]) for row in range(dim))
     checked = tuple(np.atleast_1d(np.asarray(group)) for group in groups)

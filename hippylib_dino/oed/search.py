@@ -49,8 +49,19 @@ class Design(Sequence):
         return self.sensors[index]
 
 
-class _Search:
-    """A criterion, and the designs that are allowed."""
+class Search:
+    """A criterion, and the designs that are allowed.
+
+    Parameters
+    ----------
+    gain, n_sensors, candidates, fixed, constraints
+        See `greedy`.
+
+    Raises
+    ------
+    InputError
+        As `greedy` says.
+    """
 
     def __init__(
         self,
@@ -81,6 +92,7 @@ class _Search:
             raise InputError(f"fixed: sensors {self.fixed} together violate a constraint.")
 
     def allows(self, design: Sequence[int]) -> bool:
+        """Whether all constraints allow the design."""
         return all(constraint(tuple(design)) for constraint in self.constraints)
 
     def allowed(self, design: Sequence[int]) -> list[int]:
@@ -88,12 +100,14 @@ class _Search:
         return [c for c in self.candidates if c not in design and self.allows((*design, c))]
 
     def values(self, designs: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """The criterion of each design, (n,)."""
         self.n_evaluations += len(designs)
         if hasattr(self.gain, "evaluate"):
             return np.asarray(self.gain.evaluate(designs), dtype=float)
         return np.array([float(self.gain(design)) for design in designs])
 
     def extensions(self, design: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
+        """The criterion of the design with each candidate added, (n_candidates,)."""
         if not hasattr(self.gain, "extensions"):
             return self.values([(*design, c) for c in candidates])
         self.n_evaluations += len(candidates)
@@ -182,7 +196,7 @@ def greedy(
     Nemhauser, Wolsey, Fisher, Math. Program. 14 (1978); with costs: Leskovec et al., "Cost-effective outbreak detection
     in networks", KDD 2007.
     """
-    search = _Search(gain, n_sensors, candidates, fixed, constraints)
+    search = Search(gain, n_sensors, candidates, fixed, constraints)
     return search.ordered(search.greedy())
 
 
@@ -222,7 +236,7 @@ def swapping_greedy(
     ----------
     Wu, Chen, Ghattas, arXiv 2010.15196, algorithm 2.
     """
-    search = _Search(gain, n_sensors, candidates, fixed, constraints)
+    search = Search(gain, n_sensors, candidates, fixed, constraints)
     if max_sweeps < 1:
         raise InputError(f"max_sweeps: expected at least 1, got {max_sweeps}.")
     chosen = _start(search, start)
@@ -245,7 +259,7 @@ def swapping_greedy(
     return search.ordered(chosen)
 
 
-def _start(search: _Search, start: Sequence[int] | None) -> list[int]:
+def _start(search: Search, start: Sequence[int] | None) -> list[int]:
     if start is not None:
         start = list(start)
         if (
@@ -296,7 +310,7 @@ def exhaustive(
     InputError
         As for `greedy`; if there are more designs, or none that the constraints allow.
     """
-    search = _Search(gain, n_sensors, candidates, fixed, constraints)
+    search = Search(gain, n_sensors, candidates, fixed, constraints)
     free = [c for c in search.candidates if c not in search.fixed]
     n = math.comb(len(free), n_sensors - len(search.fixed))
     if n > max_designs:
@@ -350,7 +364,7 @@ def random_designs(
     InputError
         As for `greedy`; if next to no random design is allowed.
     """
-    search = _Search(gain, n_sensors, candidates, fixed, constraints)
+    search = Search(gain, n_sensors, candidates, fixed, constraints)
     if n_designs < 1:
         raise InputError(f"n_designs: expected at least 1, got {n_designs}.")
     free = np.array([c for c in search.candidates if c not in search.fixed], dtype=int)

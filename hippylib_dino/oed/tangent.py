@@ -43,9 +43,7 @@ class Tangent:
         self._residual = data - value @ experiment.decoder.T
         # what the sensors would read of J z and noise alone
         self._linear_data = self._residual + (self.jacobian @ z[..., None])[..., 0]
-        self.total = self.jacobian @ self.jacobian.swapaxes(1, 2) + experiment.noise_block(
-            np.arange(len(experiment.shift))
-        )
+        self.total = self.jacobian @ self.jacobian.swapaxes(1, 2) + self._noise()
 
     def map(self, design: Sequence[int]) -> np.ndarray:
         """MAP points of the linearised problem, (n, rM): a Gauss-Newton step from the point."""
@@ -71,7 +69,7 @@ class Tangent:
 
     def log_determinants(self, design: Sequence[int], candidates: Sequence[int]) -> np.ndarray:
         """Σ ln(1+λ) of the design with each candidate added, (n_candidates, n)."""
-        noise = self._experiment.noise_block(np.arange(len(self._experiment.shift)))[None]
+        noise = self._noise()[None]
         base = self.log_determinant(design)
         return np.array(
             [
@@ -115,3 +113,38 @@ class Tangent:
             out.append((self._block(total, new, new) - self._block(total, new, old) @ own, own))
             first += len(new)
         return out
+
+    def relaxed_log_determinant(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Mean over draws of Σ ln(1+λ) with weights (dQ,) in [0, 1] on the observables, and its gradient (dQ,).
+
+        A weight w raises the noise variance by (1/w - 1) Γ_ii (of a group, its block by that): at 0 and 1 this is the
+        design, with the inverse of the sub-block of Γ, and for independent noise the misfit weighed by w.  With D the
+        block diagonal of Γ it is ln det(W T + (I - W) D) - ln det(W Γ + (I - W) D), a polynomial's logarithm.
+        """
+        value, gradient = 0.0, np.zeros(len(weights))
+        for sign, total in ((1.0, self.total), (-1.0, self._noise()[None])):
+            off = total - self._diagonal()
+            mixed = weights[:, None] * off + self._diagonal()
+            value += sign * float(np.linalg.slogdet(mixed)[1].mean())
+            gradient += sign * np.einsum("nij,nji->i", off, np.linalg.inv(mixed)) / len(total)
+        return value, gradient
+
+    def relaxed_trace(self, weights: np.ndarray, weighted: np.ndarray) -> tuple[float, np.ndarray]:
+        """The same for tr(F Fᵀ (I - C_post)) = tr(W (T W + (I - W) D)⁻¹ P); see `trace`."""
+        off = self.total - self._diagonal()
+        inverse = np.linalg.inv(off * weights + self._diagonal())
+        seen = inverse @ weighted
+        value = np.einsum("i,nii->n", weights, seen).mean()
+        direct = np.einsum("nii->i", seen)
+        bent = np.einsum("nij,j,njk,nki->i", seen, weights, inverse, off, optimize=True)
+        return float(value), (direct - bent) / len(self.total)
+
+    def _noise(self) -> np.ndarray:
+        return self._experiment.noise_block(np.arange(len(self._experiment.shift)))
+
+    def _diagonal(self) -> np.ndarray:
+        """D, the blocks of Γ on the candidates themselves."""
+        same = np.eye(len(self._experiment.shift), dtype=bool)
+        for rows in self._experiment.groups:
+            same[np.ix_(rows, rows)] = True
+        return np.where(same, self._noise(), 0.0)
