@@ -193,7 +193,7 @@ class Criterion(abc.ABC):
 
     @property
     def parameter_law(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (rM,) and root T (rM, rM) of the law N(mean, TTᵀ) of the latent parameter: prior, or after `condition`."""
+        """Mean (rM,) and root T (rM, rM) of the latent parameter's law N(mean, TTᵀ), the prior or what it became."""
         mean, root, rank = self.experiment.mean, self.experiment.root, self.draws.x.shape[1]
         return (
             np.zeros(rank) if mean is None else mean.copy(),
@@ -272,7 +272,7 @@ class Criterion(abc.ABC):
         if failed > self._max_failed * len(values):
             raise SolveError(
                 f"design {list(design)}: the MAP points of {failed} of {len(values)} draws did not converge, first "
-                f"those of draws {np.flatnonzero(~good)[:5].tolist()}: more than max_failed={self._max_failed:g} allows. "
+                f"those of draws {np.flatnonzero(~good)[:5].tolist()}: more than {self._max_failed:.0%}, max_failed. "
                 "Raise max_failed or rel_tolerance, or train a better DINO."
             )
         return float(values[good].mean())

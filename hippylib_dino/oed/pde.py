@@ -1,4 +1,4 @@
-"""The criteria with the PDE: Newton-CG and `doublePassG` of hIPPYlib for every design and draw, to verify the surrogate.
+"""The criteria with the PDE, to verify the surrogate: hIPPYlib's Newton-CG and `doublePassG` for each design and draw.
 
 The only module of `hippylib_dino.oed` that needs dolfin.
 """
@@ -171,8 +171,7 @@ class PDECriteria:
         self._ranks = Ranks(model.prior.mean.mpi_comm())
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
         self._reasons: dict[tuple[tuple[int, ...], int], str] = {}
-        self._parameters: list[np.ndarray] = []
-        self._data: np.ndarray | None = None
+        self._data = np.empty((0, self._noise.dim))
 
     @property
     def n_candidates(self) -> int:
@@ -185,16 +184,11 @@ class PDECriteria:
 
     def draws(self, basis: Basis) -> Draws:
         """The same draws for a surrogate with this input basis: encoded parameters, and the noise."""
-        order, mean = DofOrder(self.model.prior.Vh), owned_values(self.model.prior.mean)
-        encoder = order.from_array(basis.encoder)
-        shift = order.from_array(basis.shift) if len(basis.shift) == order.dim else mean
-        x = [
-            sum_over_ranks(
-                encoder.T @ (owned_values(draw_parameter(self.model.prior, self.seed, i)) - shift), order.comm
-            )
-            for i in range(self.n_draws)
-        ]
-        return Draws(np.array(x), self.noise())
+        prior = self.model.prior
+        order = _check_basis(prior, basis)
+        encoder, shift = order.from_array(basis.encoder), order.from_array(basis.shift)
+        deviations = [owned_values(draw_parameter(prior, self.seed, i)) - shift for i in range(self.n_draws)]
+        return Draws(sum_over_ranks(np.array(deviations) @ encoder, order.comm), self.noise())
 
     def evaluate(self, designs: Iterable[Iterable[int]], *, progress: bool = False) -> PDEResult:
         """Criteria of each design and draw; what was asked before is not solved again.
@@ -209,7 +203,7 @@ class PDECriteria:
         checked = [check_design(design, len(self.groups)) for design in designs]
         if any(not design for design in checked):
             raise InputError("designs: expected at least one sensor in each.")
-        if self._data is None:
+        if not len(self._data):
             self._data = self._observe()
         pairs = [(d, i) for d in dict.fromkeys(checked) for i in range(self.n_draws) if (d, i) not in self._known]
         self._solve(pairs, progress)
@@ -217,12 +211,13 @@ class PDECriteria:
         if failed > self._max_failed * len(checked) * self.n_draws:
             first = next(why for pair, why in self._reasons.items() if pair[0] in checked)
             raise SolveError(
-                f"designs: {failed} of {len(checked) * self.n_draws} MAP points by the PDE were not found, more than the "
-                f"share max_failed={self._max_failed:g}; the first because {first}."
+                f"designs: {failed} of {len(checked) * self.n_draws} MAP points by the PDE were not found, more than "
+                f"{self._max_failed:.0%}, max_failed; the first because {first}."
             )
         values = np.array([[self._known[d, i] for i in range(self.n_draws)] for d in checked])
-        every = {(d, i): why for (d, i), why in self._reasons.items() if d in checked}
-        return PDEResult(checked, *np.moveaxis(values, -1, 0), failures=every)
+        gain, determinant, trace, goal, seconds = np.moveaxis(values, -1, 0)
+        failures = {pair: why for pair, why in self._reasons.items() if pair[0] in checked}
+        return PDEResult(checked, gain, determinant, trace, goal, seconds, failures)
 
     def _share(self, n: int) -> range:
         """Numbers of this group's part of n pieces of work."""
@@ -313,10 +308,15 @@ def mass_gram(prior, basis: Basis) -> np.ndarray:
     InputError
         If the basis is of another parameter space.
     """
-    order = DofOrder(prior.Vh)
-    if basis.dim != order.dim:
-        raise InputError(f"basis: expected one of {order.dim} parameters, as the prior has, got {basis.dim}.")
+    order = _check_basis(prior, basis)
     own = np.ascontiguousarray(order.from_array(basis.decoder))
     weighed = map_block(lambda out, v: prior.M.mult(v, out), prior.mean, prior.mean, own)
     gram = sum_over_ranks(own.T @ weighed, order.comm)
     return 0.5 * (gram + gram.T)
+
+
+def _check_basis(prior, basis: Basis) -> DofOrder:
+    order = DofOrder(prior.Vh)
+    if basis.dim != order.dim:
+        raise InputError(f"basis: expected one of {order.dim} parameters, as the prior has, got {basis.dim}.")
+    return order

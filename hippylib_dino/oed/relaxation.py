@@ -68,8 +68,8 @@ def relaxed(
 
     References
     ----------
-    Boyd, Vandenberghe, Convex Optimization, section 7.5.  Alexanderian, Petra, Stadler, Ghattas, SIAM J. Sci. Comput. 36
-    (2014), for sparsifying penalties in PDE-constrained problems.
+    Boyd, Vandenberghe, Convex Optimization, section 7.5; for sparsifying penalties with PDEs Alexanderian, Petra,
+    Stadler, Ghattas, SIAM J. Sci. Comput. 36 (2014).
     """
     search = Search(gain, n_sensors, candidates, fixed, constraints)
     free = np.array([c for c in search.candidates if c not in search.fixed], dtype=int)
