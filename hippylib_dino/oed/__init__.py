@@ -28,6 +28,7 @@ _HOME = {
     "random_designs": "search",
     "relaxed": "relaxation",
     "swapping_greedy": "search",
+    "variance_reduction": "variance",
 }
 
 __all__ = list(_HOME)

@@ -15,6 +15,7 @@ SCRIPTS = {
     "hyperelasticity": "run",
     "poisson": "script",
     "reaction_diffusion": "run",
+    "sensor_placement": "run",
 }
 PICTURES = {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
 ROOT = Path(__file__).parents[2]
@@ -89,3 +90,18 @@ def test_run(tmp_path, capsys, name, more_pictures):
     main = importlib.import_module(f"applications.{name}.run").main
     main(output=tmp_path, mesh_size=16, n_samples=32, input_rank=16, epochs=10)
     _check_results(tmp_path, capsys.readouterr().out, name, more_pictures)
+
+
+@pytest.mark.usefixtures("same_compiler_flags_afterwards")
+def test_sensor_placement(tmp_path, capsys):
+    from applications.sensor_placement.run import main
+
+    sizes = {"n_sensors": 3, "n_draws": 4, "n_random": 6, "n_rivals": 2, "n_pde_draws": 2}
+    main(output=tmp_path, mesh_size=16, n_samples=32, input_rank=16, output_rank=16, epochs=10, **sizes)
+    assert "the first design beats" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(set(summary["sensors"])) == 3
+    assert 0 < summary["information_gain"]["surrogate"] < summary["bound_linearized"] * 1.5
+    assert 0 < summary["relative_error"] < 0.5
+    assert {p.stem for p in tmp_path.glob("*.png")} == {"design", "gain", "random", "deviation"}
+    assert (tmp_path / "sensors.dino").exists()

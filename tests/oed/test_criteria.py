@@ -5,7 +5,7 @@ import pytest
 
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError, MisfitError, SolveError
-from hippylib_dino.oed import ATrace, DLogDet, Draws, GoalVariance, InformationGain
+from hippylib_dino.oed import ATrace, DLogDet, Draws, GoalVariance, InformationGain, variance_reduction
 from tests.oed.toys import Linear, correlated_noise, polynomial_dino
 
 DESIGNS = [(3,), (0, 4), (8, 1, 5), (2, 3, 6, 7, 0)]
@@ -240,3 +240,13 @@ def test_draws_that_fail_are_counted_and_bounded():
 def test_bad_input_is_named(linear, call, error, message):
     with pytest.raises(error, match=message):
         call(linear.dino)
+
+
+def test_expected_variance_reduction_is_the_closed_form(linear, noise, rng):
+    gain = DLogDet(linear.dino, noise, n_draws=3, rel_tolerance=1e-9)
+    covariance, _ = linear.covariance(dense(noise), (2, 5))
+    expected = np.diag(linear.decoder @ (np.eye(7) - covariance) @ linear.decoder.T)
+    np.testing.assert_allclose(variance_reduction(gain, (2, 5)), expected, rtol=1e-9)
+    both, _ = linear.covariance(dense(noise), (2, 5, 7))
+    after = variance_reduction(gain.condition((2, 5), np.zeros(2)), (7,))
+    np.testing.assert_allclose(after, np.diag(linear.decoder @ (covariance - both) @ linear.decoder.T), rtol=1e-7)
