@@ -23,7 +23,7 @@ from hippylib_dino import oed, plotting
 
 
 def search(gain: oed.Criterion, linear: oed.Criterion, n_sensors: int) -> oed.Design:
-    """Swapping greedy on the linearised criterion, whose designs cost next to nothing, then from there by MAP points."""
+    """Swapping greedy on the linearised criterion, where a design costs next to nothing; from there by MAP points."""
     return oed.swapping_greedy(gain, n_sensors, start=oed.swapping_greedy(linear, n_sensors).sensors)
 
 

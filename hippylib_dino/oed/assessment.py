@@ -120,8 +120,10 @@ def assess(
         raise InputError("criterion, pde: expected the same groups of observables as candidates, got different ones.")
     result = pde.evaluate(designs, progress=progress)
     same = criterion.with_draws(pde.draws(criterion.dino.input_basis))
-    by_surrogate = np.array([same.samples(design) for design in result.designs])
-    by_pde = getattr(result, criterion.name)
+    # of the same draws, the control variate is that of both
+    control = np.array([same.control(design) for design in result.designs])
+    by_surrogate = np.array([same.samples(design) for design in result.designs]) - control
+    by_pde = getattr(result, criterion.name) - control
     if not np.isfinite(by_pde).any():
         raise InputError("pde: has no goals; make PDECriteria(model, goals=...) to assess a GoalVariance.")
     estimate = lambda rows: [mean_over_draws(row, confidence) for row in rows]  # noqa: E731

@@ -57,6 +57,19 @@ class Tangent:
         weights = np.linalg.solve(self._experiment.noise_block(rows), self._residual[:, rows].T).T
         return -(weights[:, None] @ self.jacobian[:, rows])[:, 0]
 
+    def excess(self, design: Sequence[int], x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """½‖x_MAP‖² - ½ Σ λ/(1+λ) of the linearised problem with data J x + noise, (n,); its mean over N(0, I) is 0.
+
+        `x` (n, rM) are parameters, `noise` (n, dQ) that of all candidates in standard deviations.
+        """
+        rows = self._experiment.rows(design)
+        J, total = self.jacobian[:, rows], self._block(self.total, rows, rows)
+        data = (J @ x[..., None])[..., 0] + noise[:, rows]
+        found = (np.linalg.solve(total, data[..., None]).swapaxes(1, 2) @ J)[:, 0]
+        gram = total - self._experiment.noise_block(rows)
+        informed = np.trace(np.linalg.solve(total, gram), axis1=1, axis2=2)
+        return 0.5 * ((found**2).sum(axis=1) - informed)
+
     @staticmethod
     def _block(a: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return a[:, rows[:, None], columns]

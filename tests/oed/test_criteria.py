@@ -6,6 +6,7 @@ import pytest
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError, MisfitError, SolveError
 from hippylib_dino.oed import ATrace, DLogDet, Draws, GoalVariance, InformationGain, variance_reduction
+from hippylib_dino.oed.criteria import mean_over_draws
 from tests.oed.toys import Linear, correlated_noise, polynomial_dino
 
 DESIGNS = [(3,), (0, 4), (8, 1, 5), (2, 3, 6, 7, 0)]
@@ -69,12 +70,26 @@ def test_information_gain_of_each_draw_is_its_kl_divergence(linear, noise):
 
 def test_mean_over_many_draws_is_the_closed_form(linear, noise):
     gain = InformationGain(linear.dino, noise, n_draws=4000, seed=5)
-    estimate = gain.estimate((8, 1, 5), confidence=0.999)
+    estimate = mean_over_draws(gain.samples((8, 1, 5)), confidence=0.999)
     _, eigenvalues = linear.covariance(dense(noise), (8, 1, 5))
     exact = 0.5 * np.log1p(eigenvalues).sum()
     assert estimate.interval[0] < exact < estimate.interval[1]
     assert 0 < estimate.standard_error < 0.05 * exact
     assert (estimate.n_draws, estimate.n_failed) == (4000, 0)
+
+
+def test_with_the_control_variate_one_draw_of_a_linear_problem_is_exact(linear, noise):
+    gain = InformationGain(linear.dino, noise, n_draws=1, rel_tolerance=1e-10)
+    for design in DESIGNS:
+        _, eigenvalues = linear.covariance(dense(noise), design)
+        assert gain(design) == pytest.approx(0.5 * np.log1p(eigenvalues).sum(), rel=1e-9)
+
+
+def test_control_variate_changes_no_expectation_and_takes_variance(rng):
+    gain, design = InformationGain(curved_dino(rng, strength=0.05), 0.5, n_draws=3000), (1, 4, 6)
+    control = mean_over_draws(gain.control(design), confidence=0.999)
+    assert control.interval[0] < 0 < control.interval[1]
+    assert gain.estimate(design).standard_error < 0.5 * mean_over_draws(gain.samples(design)).standard_error
 
 
 def test_correlated_noise_is_not_the_sub_block_of_the_inverse(linear, rng):
@@ -93,11 +108,11 @@ def criteria(dino, noise, rng, **options):
     }
 
 
-def curved_dino(rng, n_out=9, n_in=5):
+def curved_dino(rng, n_out=9, n_in=5, strength=0.1):
     return polynomial_dino(
         rng.standard_normal(n_out),
         rng.standard_normal((n_out, n_in)),
-        0.1 * rng.standard_normal((n_out, n_in, n_in)),
+        strength * rng.standard_normal((n_out, n_in, n_in)),
     )
 
 
