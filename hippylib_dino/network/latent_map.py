@@ -142,15 +142,20 @@ class BlockMap(LatentMap):
     weights : list of arrays
         As `blocks.weights()` describes them.
     input_rank, output_rank : int
+
+    Attributes
+    ----------
+    blocks, weights
+        The weights in float64.
     """
 
     def __init__(self, blocks: Chain, weights: list[np.ndarray], input_rank: int, output_rank: int):
-        self._blocks = blocks
-        self._weights = [np.ascontiguousarray(w, dtype=np.float64) for w in weights]
+        self.blocks = blocks
+        self.weights = [np.ascontiguousarray(w, dtype=np.float64) for w in weights]
         self.input_rank, self.output_rank = input_rank, output_rank
 
     def linearize(self, x: np.ndarray) -> Linearization:
-        return _BlockLinearization(self._blocks, self._weights, x)
+        return _BlockLinearization(self.blocks, self.weights, x)
 
     def value(self, x: np.ndarray) -> np.ndarray:
         return self.linearize(x).value

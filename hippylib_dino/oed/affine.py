@@ -17,27 +17,31 @@ class AffineMap(LatentMap):
     f : LatentMap
     x : (rM,)
     T : (rM, rM)
+
+    Attributes
+    ----------
+    f, x, T
     """
 
     def __init__(self, f: LatentMap, x: np.ndarray, T: np.ndarray):
-        self._f, self._x, self._T = f, x, T
+        self.f, self.x, self.T = f, x, T
         self.input_rank, self.output_rank = T.shape[1], f.output_rank
 
     def _at(self, z: np.ndarray) -> np.ndarray:
-        return self._x + z @ self._T.T
+        return self.x + z @ self.T.T
 
     def value(self, x: np.ndarray) -> np.ndarray:
-        return self._f.value(self._at(x))
+        return self.f.value(self._at(x))
 
     def value_and_jacobian(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        value, jacobian = self._f.value_and_jacobian(self._at(x))
-        return value, jacobian @ self._T
+        value, jacobian = self.f.value_and_jacobian(self._at(x))
+        return value, jacobian @ self.T
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return self._f.hessian_action(self._at(x), weights, direction @ self._T.T) @ self._T
+        return self.f.hessian_action(self._at(x), weights, direction @ self.T.T) @ self.T
 
     def linearize(self, x: np.ndarray) -> Linearization:
-        return _AffineLinearization(self._f.linearize(self._at(x)), self._T)
+        return _AffineLinearization(self.f.linearize(self._at(x)), self.T)
 
 
 class _AffineLinearization(Linearization):

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hippylib_dino.inference.newton import solve
+from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.oed.experiment import Experiment
 from hippylib_dino.oed.tangent import Tangent
 
 PAIRS = 64  # solved together: what they need fits a processor's cache
+PAIRS_ON_DEVICE = 8192  # enough to keep a GPU busy
 MAX_ITER = 50
 
 
@@ -44,6 +46,7 @@ def laplace_batches(
     start: Tangent,
     at_mean: Tangent,
     rel_tolerance: float,
+    engine: str = "numpy",
 ) -> Iterator[LaplaceBatch]:
     """Solve for all designs and all data.
 
@@ -58,23 +61,36 @@ def laplace_batches(
     at_mean : Tangent
         At the prior mean, for the gradient that the tolerance refers to.
     rel_tolerance : float
+    engine : str
+        "numpy", or "keras" for Keras's device.
     """
-    size = max(1, PAIRS // len(data))
-    # of designs of different size some rows would be zeros for nothing
+    solver, pairs = (_solve, PAIRS) if engine == "numpy" else (_solve_on_device, PAIRS_ON_DEVICE)
+    size = max(1, pairs // len(data))
     for first in range(0, len(designs), size):
         some = list(designs[first : first + size])
         W, b, points, scale = _whitened(experiment, some, data, start, at_mean)
         rows = np.repeat(W, len(data), axis=0)
-        x, G, converged = [], [], []
-        for part in (slice(k, k + PAIRS) for k in range(0, len(rows), PAIRS)):
-            found = solve(
-                experiment.f, rows[part].swapaxes(1, 2), b[part], points[part], rel_tolerance=rel_tolerance,
-                max_iter=MAX_ITER, scale=scale[part],
-            )  # fmt: skip
-            x.append(found.x)
-            converged.append(found.converged)
-            G.append(experiment.f.linearize(found.x).pull(rows[part]))
-        yield LaplaceBatch(some, np.concatenate(x), np.concatenate(G), np.concatenate(converged))
+        parts = [
+            solver(experiment.f, rows[part], b[part], points[part], scale[part], rel_tolerance)
+            for part in (slice(k, k + pairs) for k in range(0, len(rows), pairs))
+        ]
+        yield LaplaceBatch(some, *(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _solve(
+    f: LatentMap, rows: np.ndarray, b: np.ndarray, start: np.ndarray, scale: np.ndarray, rel_tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, G and whether it converged, of a batch of pairs."""
+    found = solve(f, rows.swapaxes(1, 2), b, start, rel_tolerance=rel_tolerance, max_iter=MAX_ITER, scale=scale)
+    return found.x, f.linearize(found.x).pull(rows), found.converged
+
+
+def _solve_on_device(
+    f: LatentMap, rows: np.ndarray, b: np.ndarray, start: np.ndarray, scale: np.ndarray, rel_tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from hippylib_dino.oed.device import solve as solve_on_device  # which imports Keras
+
+    return solve_on_device(f, rows, b, start, scale, rel_tolerance=rel_tolerance, max_iter=2 * MAX_ITER)
 
 
 def _whitened(
