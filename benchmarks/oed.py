@@ -5,12 +5,14 @@
     mpirun -n 2 python -m benchmarks.oed verify      # criteria of 50 random designs by both; designs against 200 random
     python -m benchmarks.oed speed                   # searches, exhaustive search, evaluations a second
 
-Each with --small for a quick look: 16 x 16, 64 samples, few designs and draws.  Run with one BLAS thread a rank
-(OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_verify.md and oed_speed.md.
+Each with --small for a quick look: few samples, designs and draws.  --problem cdr_3d is convection-diffusion-reaction in
+the cube, 75 candidates, at two parameter dimensions by --mesh 16 (4913) and --mesh 24 (15 625).  Run with one BLAS thread
+a rank (OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_<problem>_<mesh>_verify.md and ..._speed.md.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from pathlib import Path
@@ -29,13 +31,15 @@ OUTPUT, RESULTS = HERE / "output", HERE / "results"
 COMM = MPI.COMM_WORLD
 
 Small = Annotated[bool, typer.Option(help="A quick look.")]
+Problem = Annotated[str, typer.Option(help="sensor_placement or cdr_3d.")]
+Mesh = Annotated[int | None, typer.Option(help="Cells a side; default that of the problem.")]
 app = typer.Typer(help=__doc__)
 
 
 class Size(NamedTuple):
     """How much is done."""
 
-    name: str
+    problem: str
     mesh: int
     n_train: int
     ranks: tuple[int, int]
@@ -48,18 +52,37 @@ class Size(NamedTuple):
     sensors: tuple[int, int, int]
 
 
-FULL = Size("full", 64, 1024, (100, 60), 64, 50, 10, 8, 200, 4, (5, 10, 20))
-QUICK = Size("small", 16, 64, (30, 30), 8, 6, 4, 2, 8, 1, (2, 3, 4))
+FULL = {
+    "sensor_placement": Size("sensor_placement", 64, 1024, (100, 60), 64, 50, 10, 8, 200, 4, (5, 10, 20)),
+    "cdr_3d": Size("cdr_3d", 24, 512, (100, 60), 64, 20, 10, 4, 20, 2, (5, 10, 20)),
+}
+SMALL_MESH = {"sensor_placement": 16, "cdr_3d": 8}
 
 
-def chosen(small: bool) -> Size:
-    return QUICK if small else FULL
+def chosen(problem: str, small: bool, mesh: int | None) -> Size:
+    if problem not in FULL:
+        raise typer.BadParameter(f"--problem: expected one of {list(FULL)}, got {problem!r}.")
+    size = FULL[problem]
+    if small:
+        size = Size(problem, SMALL_MESH[problem], 64, (30, 30), 8, 6, 4, 2, 8, 1, (2, 3, 4))
+    return size if mesh is None else size._replace(mesh=mesh)
+
+
+def is_small(size: Size) -> bool:
+    return size.n_draws < FULL[size.problem].n_draws
 
 
 def files(size: Size) -> tuple[Path, Path, Path]:
     """Dataset, DINO, seconds that they took."""
-    stem = OUTPUT / f"oed_{size.name}"
+    stem = OUTPUT / f"oed_{size.problem}_{size.mesh}{'_small' if is_small(size) else ''}"
     return stem, stem.with_suffix(".dino"), stem.with_suffix(".json")
+
+
+def write(size: Size, what: str, text: str) -> None:
+    """Into results, or output for a quick look."""
+    folder = OUTPUT if is_small(size) else RESULTS
+    (folder / f"oed_{size.problem}_{size.mesh}_{what}.md").write_text(text)
+    print(text)
 
 
 def note(path: Path, **seconds: float) -> None:
@@ -70,17 +93,16 @@ def note(path: Path, **seconds: float) -> None:
 def build(size: Size) -> hd.JacobianModel:
     import dolfin as dl
 
-    from applications.sensor_placement import build as build_model
-
+    build_model = importlib.import_module(f"applications.{size.problem}").build
     dl.set_log_level(dl.LogLevel.ERROR)
     dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
     return build_model(hd.sample_communicator(), size.mesh)
 
 
 @app.command()
-def generate(small: Small = False) -> None:
+def generate(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
     """Training, validation and test samples."""
-    size = chosen(small)
+    size = chosen(problem, small, mesh)
     data, _, seconds = files(size)
     if data.exists():
         raise typer.BadParameter(f"{data} exists; remove it, so that generation is timed from the start.")
@@ -98,9 +120,9 @@ def generate(small: Small = False) -> None:
 
 
 @app.command()
-def train(small: Small = False) -> None:
+def train(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
     """The DINO, formulation "h1"."""
-    data, path, seconds = files(chosen(small))
+    data, path, seconds = files(chosen(problem, small, mesh))
     dataset = hd.Dataset.open(data)
     begun = time.perf_counter()
     dino = hd.train(dataset, "h1", seed=0, epochs=20 if small else None)
@@ -122,10 +144,10 @@ def found(dino: hd.DINO, noise, size: Size) -> tuple[dict[int, oed.Design], dict
 
 
 @app.command()
-def verify(small: Small = False) -> None:
+def verify(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
     """Surrogate against PDE: correlation and error over random designs; found designs against random ones."""
-    size = chosen(small)
-    _, path, seconds_file = files(size)
+    size = chosen(problem, small, mesh)
+    data, path, seconds_file = files(size)
     model, dino = build(size), hd.DINO.load(path)
     noise, gram = model.noise_covariance, oed.mass_gram(model.prior, dino.input_basis)
     criteria = {
@@ -148,9 +170,8 @@ def verify(small: Small = False) -> None:
         rivals[k] = oed.assess(criteria["information gain"], other, [design, *random], progress=True)
     if COMM.rank == 0:
         offline = json.loads(seconds_file.read_text())
-        text = verification(size, compared, rivals, searched, offline, surrogate_seconds)
-        (RESULTS / ("oed_verify.md" if not small else "../output/oed_verify.md")).write_text(text)
-        print(text)
+        offline |= dino.evaluate(hd.Dataset.open(data)) | {"parameters": dino.input_basis.dim}
+        write(size, "verify", verification(size, compared, rivals, searched, offline, surrogate_seconds))
 
 
 def verification(
@@ -191,9 +212,11 @@ def verification(
         ["ratio, offline included", f"{pair * cost['pairs'] / total:.0f}"],
         ["ratio, search alone", f"{pair * cost['pairs'] / cost['seconds']:.0f}"],
     ]  # fmt: skip
-    return f"""# Sensor placement: surrogate against PDE ({size.mesh} x {size.mesh}, N = {size.n_train}, 100 candidates)
+    return f"""# Optimal design, {size.problem}: surrogate against PDE
 
-Machine: {processor()}, {COMM.size} ranks.  Commands: see `benchmarks/oed.py`{", --small" if size is QUICK else ""}.
+Machine: {processor()}, {COMM.size} ranks.  Commands: see `benchmarks/oed.py`{", --small" if is_small(size) else ""}.
+{size.mesh} cells a side, {offline["parameters"]} parameters, N = {size.n_train}, ranks {size.ranks}.  Held-out errors:
+observable {offline["observable"]:.2%}, full Jacobian {offline["jacobian"]:.2%}.
 Both count the same draws of parameter and noise; the PDE observes the full parameter.
 
 ## {size.n_compared} random designs of {size.n_sensors} sensors, {size.n_pde_draws} draws
@@ -218,13 +241,13 @@ A pair is the MAP point and the Laplace approximation of one design and one draw
 
 
 @app.command()
-def speed(small: Small = False) -> None:
+def speed(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
     """Searches against each other and against exhaustive search; evaluations a second."""
-    size = chosen(small)
+    size = chosen(problem, small, mesh)
     data, path, _ = files(size)
     dataset, dino = hd.Dataset.open(data), hd.DINO.load(path)
     noise = dataset.noise_covariance
-    text = f"""# Sensor placement: searches and speed ({size.mesh} x {size.mesh}, N = {size.n_train})
+    text = f"""# Optimal design, {size.problem}: searches and speed ({size.mesh} cells a side, N = {size.n_train})
 
 Machine: {processor()}, one core.  Command: see `benchmarks/oed.py`{", --small" if small else ""}.
 
@@ -246,8 +269,7 @@ the relaxed weights for the linearised criterion.
 
 Random designs; k = {size.sensors[1]}, {size.n_draws} draws and the ranks of the DINO where not varied.
 """
-    (RESULTS / ("oed_speed.md" if not small else "../output/oed_speed.md")).write_text(text)
-    print(text)
+    write(size, "speed", text)
 
 
 def searches(dino: hd.DINO, noise, size: Size) -> list[list]:
@@ -272,7 +294,7 @@ def searches(dino: hd.DINO, noise, size: Size) -> list[list]:
         best = max(gain.evaluate(oed.random_designs(gain, k, size.n_random, seed=3)))
         rows.append([f"best of {size.n_random} random", n, k, f"{best:.4f}", size.n_random, ""])
         rows.append(["bound, linearised", n, k, f"{oed.relaxed(linear, k).bound:.4f}", "", ""])
-    k = 2 if size is QUICK else 4
+    k = 2 if is_small(size) else 4
     row("exhaustive", gain, k, lambda g: oed.exhaustive(g, k, candidates=few), len(few))
     row("swapping greedy", gain, k, lambda g: oed.swapping_greedy(g, k, candidates=few), len(few))
     return rows
@@ -296,20 +318,21 @@ def rates(dino: hd.DINO, noise, k: int, n_draws: int, n_designs: int) -> list[st
 
 
 def throughput(dataset: hd.Dataset, dino: hd.DINO, noise, size: Size) -> list[list]:
-    n_designs, k = (5 if size is QUICK else 40), size.sensors[1]
+    n_designs, k = (5 if is_small(size) else 40), size.sensors[1]
     rows: list[list] = [["k", some, *rates(dino, noise, some, size.n_draws, n_designs)] for some in size.sensors]
     for n_draws in (8, 64, 256):
         rows.append(["draws", n_draws, *rates(dino, noise, k, n_draws, n_designs)])
     for share in (4, 2):
         rank = size.ranks[0] // share
         smaller = dataset.truncate(rank, min(rank, size.ranks[1]))
-        quick = hd.train(smaller, "h1", seed=0, epochs=5 if size is QUICK else 20, progress=False)
+        quick = hd.train(smaller, "h1", seed=0, epochs=5 if is_small(size) else 20, progress=False)
         rows.append(["rM", rank, *rates(quick, noise, k, size.n_draws, n_designs)])
     rows.append(["rM", size.ranks[0], *rates(dino, noise, k, size.n_draws, n_designs)])
-    for n in (25, 50, 100):
+    n_candidates = dino.output_basis.dim
+    for n in (n_candidates // 4, n_candidates // 2, n_candidates):
         linear = oed.InformationGain(dino, noise, size.n_draws, method="linearized")
         begun = time.perf_counter()
-        design = oed.swapping_greedy(linear, k, candidates=list(range(0, 100, 100 // n)))
+        design = oed.swapping_greedy(linear, k, candidates=list(range(0, n_candidates, n_candidates // n)))
         seconds = time.perf_counter() - begun
         rows.append(["n candidates, whole search", n, "", f"{design.n_evaluations} designs in {seconds:.2f} s", ""])
     return rows

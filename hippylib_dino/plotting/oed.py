@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,8 +20,8 @@ def plot_design(
 
     Parameters
     ----------
-    points : (n_candidates, 2)
-        Where the candidates are.
+    points : (n_candidates, 2) or (n_candidates, 3)
+        Where the candidates are, in a plane or in space.
     sensors : sensor numbers
         In order; an `hd.oed.Design` is.
     scores : (n_candidates,), optional
@@ -35,15 +36,15 @@ def plot_design(
     Raises
     ------
     InputError
-        If points are not in two dimensions, a sensor is none of them, or there is not one score for each.
+        If points are not of two or three dimensions, a sensor is none of them, or there is not one score for each.
     """
     places, chosen = np.asarray(points, dtype=float), list(sensors)
-    if places.ndim != 2 or places.shape[1] != 2:
+    if places.ndim != 2 or places.shape[1] not in (2, 3):
         raise input_error(
             "points",
-            expected="shape (n_candidates, 2)",
+            expected="shape (n_candidates, 2) or (n_candidates, 3)",
             received=f"shape {places.shape}",
-            remedy="Project places in space on a plane.",
+            remedy="Pass the coordinates of each candidate.",
         )
     if not chosen or min(chosen) < 0 or max(chosen) >= len(places):
         raise input_error(
@@ -56,21 +57,22 @@ def plot_design(
         raise input_error(
             "scores", expected=f"shape ({len(places)},)", received=f"{np.shape(scores)}", remedy="One a candidate."
         )
+    solid = places.shape[1] == 3
     figure = Figure(figsize=(5.6 if scores is None else 6.6, 5.2), layout="constrained")
-    axes = figure.add_subplot()
+    # Any: axes in space and in a plane take the same calls with more coordinates
+    axes: Any = figure.add_subplot(projection="3d") if solid else figure.add_subplot()
+    axes.set_title(f"{len(chosen)} of {len(places)} candidates, in order")
     if scores is None:
-        axes.scatter(places[:, 0], places[:, 1], s=26, facecolor="none", edgecolor=REFERENCE, linewidth=0.9)
+        axes.scatter(*places.T, s=26, facecolor="none", edgecolor=REFERENCE, linewidth=0.9)
     else:
-        dots = axes.scatter(places[:, 0], places[:, 1], s=46, c=np.asarray(scores, dtype=float), cmap="viridis")
-        figure.colorbar(dots, ax=axes, label=units, shrink=0.85)
-    axes.scatter(
-        places[chosen, 0], places[chosen, 1], s=260, color=COLORS[1], edgecolor="white", linewidth=1.0, zorder=3
-    )
+        dots = axes.scatter(*places.T, s=46, c=np.asarray(scores, dtype=float), cmap="viridis")
+        figure.colorbar(dots, ax=axes, label=units, shrink=0.85, pad=0.12 if solid else 0.05)
+    axes.scatter(*places[chosen].T, s=260, color=COLORS[1], edgecolor="white", linewidth=1.0, zorder=3)
     for number, place in enumerate(places[chosen], start=1):
-        axes.annotate(str(number), place, ha="center", va="center", color="white", fontsize=9, zorder=4)
-    axes.set(xlabel="x", ylabel="y", title=f"{len(chosen)} of {len(places)} candidates, in order")
-    axes.set_aspect("equal")
-    axes.margins(0.08)
+        axes.text(*place, str(number), ha="center", va="center", color="white", fontsize=9, zorder=4)
+    axes.set(xlabel="x", ylabel="y", aspect="equal", **({"zlabel": "z"} if solid else {}))
+    if not solid:
+        axes.margins(0.08)
     return figure
 
 

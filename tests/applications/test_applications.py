@@ -10,6 +10,7 @@ import pytest
 
 # the script of each; the first script of a user is one file
 SCRIPTS = {
+    "cdr_3d": "run",
     "confusion": "run",
     "heat": "run",
     "hyperelasticity": "run",
@@ -30,7 +31,8 @@ def test_every_application_is_listed():
 def test_application_has_build(name):
     import hippylib_dino as hd
 
-    model = importlib.import_module(f"applications.{name}").build(hd.sample_communicator(), mesh_size=16)
+    size = 4 if name == "cdr_3d" else 16
+    model = importlib.import_module(f"applications.{name}").build(hd.sample_communicator(), mesh_size=size)
     assert isinstance(model, hd.JacobianModel)
 
 
@@ -93,15 +95,17 @@ def test_run(tmp_path, capsys, name, more_pictures):
 
 
 @pytest.mark.usefixtures("same_compiler_flags_afterwards")
-def test_sensor_placement(tmp_path, capsys):
-    from applications.sensor_placement.run import main
-
+@pytest.mark.parametrize(("name", "mesh_size"), [("sensor_placement", 16), ("cdr_3d", 6)])
+def test_design(tmp_path, capsys, name, mesh_size):
+    main = importlib.import_module(f"applications.{name}.run").main
     sizes = {"n_sensors": 3, "n_draws": 4, "n_random": 6, "n_rivals": 2, "n_pde_draws": 2}
-    main(output=tmp_path, mesh_size=16, n_samples=32, input_rank=16, output_rank=16, epochs=10, **sizes)
+    main(output=tmp_path, mesh_size=mesh_size, n_samples=32, input_rank=16, output_rank=16, epochs=10, **sizes)
     assert "the first design beats" in capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(set(summary["sensors"])) == 3
-    assert 0 < summary["information_gain"]["surrogate"] < summary["bound_linearized"] * 1.5
+    assert summary["information_gain"]["surrogate"] >= summary["best_random"] > 0
     assert 0 < summary["relative_error"] < 0.5
-    assert {p.stem for p in tmp_path.glob("*.png")} == {"design", "gain", "random", "deviation"}
+    pictures = {p.stem for p in tmp_path.glob("*.png")}
+    assert pictures == {"design", "gain", "random", *(["deviation"] if name == "sensor_placement" else [])}
+    assert (tmp_path / "deviation.xdmf").exists()
     assert (tmp_path / "sensors.dino").exists()

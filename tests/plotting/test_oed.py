@@ -13,11 +13,19 @@ POINTS = np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_sensors_are_numbered_in_order(scores):
     axes = plotting.plot_design(POINTS, [2, 0], scores=scores).axes[0]
     assert [text.get_text() for text in axes.texts] == ["1", "2"]
-    np.testing.assert_array_equal([text.xy for text in axes.texts], POINTS[[2, 0]])
+    np.testing.assert_array_equal([text.get_position() for text in axes.texts], POINTS[[2, 0]])
     candidates, chosen = axes.collections
     np.testing.assert_array_equal(candidates.get_offsets(), POINTS)
     np.testing.assert_array_equal(chosen.get_offsets(), POINTS[[2, 0]])
     assert axes.get_title() == "2 of 4 candidates, in order"
+
+
+def test_sensors_in_space():
+    points = np.column_stack([POINTS, [0.0, 0.5, 1.0, 2.0]])
+    axes = plotting.plot_design(points, [3, 1], scores=np.arange(4.0)).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+    np.testing.assert_array_equal([text.get_position_3d() for text in axes.texts], points[[3, 1]])
+    assert axes.get_zlabel() == "z"
 
 
 def test_paths_and_band():
@@ -43,7 +51,7 @@ def test_histogram_of_random_designs():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plotting.plot_design(np.zeros((3, 3)), [0]), r"points: expected shape \(n_candidates, 2\)"),
+        (lambda: plotting.plot_design(np.zeros((3, 4)), [0]), r"points: expected shape \(n_candidates, 2\) or"),
         (lambda: plotting.plot_design(POINTS, [4]), "sensors: expected numbers of candidates, 0 to 3"),
         (lambda: plotting.plot_design(POINTS, []), "sensors: expected numbers of candidates, 0 to 3"),
         (lambda: plotting.plot_design(POINTS, [0], scores=[1.0]), r"scores: expected shape \(4,\)"),
