@@ -49,6 +49,7 @@ _SUBPACKAGES = (
     "mcmc",
     "modeling",
     "network",
+    "oed",
     "ouu",
     "plotting",
     "reduction",

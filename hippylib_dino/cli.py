@@ -328,6 +328,44 @@ def ouu(
 
 
 @app.command()
+def oed(
+    model_file: ModelPath,
+    path: DatasetPath,
+    n_sensors: Annotated[int, typer.Option(help="Observables of the dataset to choose.")] = 10,
+    n_draws: Annotated[int, typer.Option(help="Draws of parameter and noise.")] = 64,
+    n_random: Annotated[int, typer.Option(help="Random designs to compare with.")] = 100,
+    linearized: Annotated[bool, typer.Option(help="Linearise at the draws: much faster, less exact.")] = False,
+    seed: int = 0,
+) -> None:
+    """Choose sensors by expected information gain, with the noise of the dataset; needs no FEniCS."""
+    import numpy as np
+
+    from hippylib_dino.data import Dataset
+    from hippylib_dino.network import DINO
+    from hippylib_dino.oed import InformationGain, random_designs, swapping_greedy
+
+    dino, noise = DINO.load(model_file), Dataset.open(path).noise_covariance
+    simple = InformationGain(dino, noise, n_draws, seed, method="linearized")
+    design = swapping_greedy(simple, n_sensors)
+    gain = simple
+    if not linearized:
+        gain = InformationGain(dino, noise, n_draws, seed)
+        design = swapping_greedy(gain, n_sensors, start=design.sensors)
+    estimate = gain.estimate(design)
+    random = gain.evaluate(random_designs(gain, n_sensors, n_random, seed))
+    _show(
+        f"{n_sensors} of {gain.n_candidates} observables",
+        {
+            "sensors, in order": " ".join(map(str, design)),
+            "expected information gain, nats": f"{estimate.value:.5g} +- {estimate.standard_error:.2g}",
+            "best, median random design": f"{random.max():.5g}, {np.median(random):.5g}",
+            "designs asked for": design.n_evaluations,
+            "draws that failed": f"{gain.n_failed} of {gain.n_pairs}",
+        },
+    )
+
+
+@app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="Dataset directory or DINO file.")],
     figure: Annotated[Path | None, typer.Option(help="Picture of a dataset: its solves and its bases.")] = None,

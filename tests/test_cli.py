@@ -24,6 +24,8 @@ def test_whole_path_by_command_line(tmp_path):
         (f"evaluate {model} {data}", "95 % intervals"),
         (f"report {model} {data} {tmp_path / 'report'} --part validation", "report.html"),
         (f"map applications.poisson {model} --mesh-size 8 --output {tmp_path / 'map.xdmf'}", "Newton iterations"),
+        (f"oed {model} {data} --n-sensors 2 --n-draws 4 --n-random 5", "2 of 25 observables"),
+        (f"oed {model} {data} --n-sensors 2 --n-draws 4 --n-random 5 --linearized", "0 of 0"),
         (f"info {data} --figure {tmp_path / 'data.png'}", "none of 7 failed"),
         (f"verify {data}", "7 good samples"),
         (f"info {model}", "formulation"),

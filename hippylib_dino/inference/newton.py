@@ -1,6 +1,7 @@
 """MAP points of many data sets at once, in whitened latent coordinates.
 
-Every data set minimises ½‖Lᵀf(x) - b‖² + ½‖x‖², with W = L Lᵀ the noise precision in the output basis.  In these
+Every data set minimises ½‖Lᵀf(x) - b‖² + ½‖x‖², with W = L Lᵀ the noise precision in the output basis, the same for all
+data sets or, where they are of different sensors, one for each.  In these
 coordinates the prior precision is the identity, so that the Euclidean norm of a gradient is the norm in which
 hIPPYlib's solvers stop.
 
@@ -64,31 +65,37 @@ class _Points:
     def __init__(self, f: LatentMap, L: np.ndarray, b: np.ndarray, x: np.ndarray):
         self.x, self._L = x, L
         self._at: Linearization = f.linearize(x)
-        self._residual = self._at.value @ L - b
+        value = self._at.value
+        self._residual = (value @ L if L.ndim == 2 else (value[:, None] @ L)[:, 0]) - b
         # a network may give values that are not finite far from its training data: no step goes there
         with np.errstate(over="ignore", invalid="ignore"):
             cost = 0.5 * ((self._residual**2).sum(axis=-1) + (x**2).sum(axis=-1))
         self.cost = np.where(np.isfinite(cost), cost, np.inf)
 
     def gradient(self) -> np.ndarray:
-        return self.x + self._at.vjp(self._residual @ self._L.T)
+        return self.x + self._at.vjp(self._dual())
+
+    def _dual(self) -> np.ndarray:
+        """L(Lᵀf - b), the gradient of the misfit in the output basis, (n, rQ)."""
+        return self._residual @ self._L.T if self._L.ndim == 2 else (self._L @ self._residual[..., None])[..., 0]
 
     def rough_hessian(self, f: LatentMap) -> Callable[[np.ndarray], np.ndarray]:
         """v (n, rM) to Hv, as exact as a step needs it."""
         at = f.linearize_roughly(self.x)
         kind = at.value.dtype
-        misfit = at.hessian((self._residual @ self._L.T).astype(kind), (self._L @ self._L.T).astype(kind))
+        misfit = at.hessian(self._dual().astype(kind), (self._L @ self._L.swapaxes(-1, -2)).astype(kind))
         return lambda v: v + misfit(v.astype(kind))
 
 
 def _rough_jacobian(f: LatentMap, L: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Lᵀ∂f (n, rQ, rM), as exact as a step or a preconditioner needs it."""
-    J = f.linearize_roughly(x).jacobian()
-    return np.matmul(L.T.astype(J.dtype), J)
+    """Lᵀ∂f (n, k, rM), as exact as a step or a preconditioner needs it."""
+    at = f.linearize_roughly(x)
+    rows = L.swapaxes(-1, -2).astype(at.value.dtype)
+    return at.pull(np.broadcast_to(rows, (len(x), *rows.shape[-2:])))
 
 
 class _GaussNewtonInverse:
-    """(K I + JᵀJ)⁻¹ = (I - PᵀP)/K with P = C⁻¹J and CCᵀ = K I + JJᵀ, of size rQ (Woodbury)."""
+    """(K I + JᵀJ)⁻¹ = (I - PᵀP)/K with P = C⁻¹J and CCᵀ = K I + JJᵀ, as small as J has rows (Woodbury)."""
 
     def __init__(self, J: np.ndarray, shift: np.ndarray):
         self._shift, self._P = shift[:, None], np.empty_like(J)
@@ -112,30 +119,46 @@ class _GaussNewtonInverse:
 
 
 def solve(
-    f: LatentMap, L: np.ndarray, b: np.ndarray, start: np.ndarray, *, rel_tolerance: float, max_iter: int
+    f: LatentMap,
+    L: np.ndarray,
+    b: np.ndarray,
+    start: np.ndarray,
+    *,
+    rel_tolerance: float,
+    max_iter: int,
+    scale: np.ndarray | None = None,
 ) -> LatentSolutions:
     """Minimise ½‖Lᵀf(x) - b‖² + ½‖x‖² for each row of `b`.
 
     Parameters
     ----------
     f : LatentMap
-    L : (rQ, rQ)
-    b : (n, rQ)
+    L : (rQ, k) or (n, rQ, k)
+    b : (n, k)
     start : (n, rM)
     rel_tolerance : float
         Of the gradient's norm, relative to that at x = 0.
     max_iter : int
         Steps of both kinds together.
+    scale : (n,), optional
+        The gradient's norm at x = 0, where it is known.
     """
-    value, jacobian = f.value_and_jacobian(np.zeros(f.input_rank))
-    at_mean = (value @ L - b) @ (L.T @ jacobian)
-    scale = np.maximum(np.linalg.norm(at_mean, axis=1), np.finfo(float).tiny)
+    if scale is None:
+        value, jacobian = f.value_and_jacobian(np.zeros(f.input_rank))
+        residual = value @ L - b
+        scale = np.linalg.norm((residual[:, None] @ (L.swapaxes(-1, -2) @ jacobian))[:, 0], axis=1)
+    scale = np.maximum(scale, np.finfo(float).tiny)
     state = _State(start.copy(), np.zeros(len(b), dtype=int), scale)
     J = _gauss_newton(f, L, b, state, max(rel_tolerance, NEWTON_FROM), max_iter)
     _newton(f, L, b, state, J, rel_tolerance, max_iter)
     points = _Points(f, L, b, state.x)
     norm = np.linalg.norm(points.gradient(), axis=1) / scale
     return LatentSolutions(state.x, points.cost, norm, state.iterations, norm <= rel_tolerance)
+
+
+def _of(L: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """L of the data sets `k`."""
+    return L if L.ndim == 2 else L[k]
 
 
 @dataclass
@@ -152,7 +175,7 @@ class _State:
 def _gauss_newton(
     f: LatentMap, L: np.ndarray, b: np.ndarray, state: _State, tolerance: float, max_iter: int
 ) -> np.ndarray:
-    """Step until the gradient is below `tolerance`; return the last Jacobians, (n, rQ, rM)."""
+    """Step until the gradient is below `tolerance`; return the last Jacobians, (n, k, rM)."""
     points = _Points(f, L, b, state.x)
     cost, gradient, J = points.cost, points.gradient(), _rough_jacobian(f, L, state.x)
     damping, growth = np.zeros(len(b)), np.full(len(b), 2.0)
@@ -165,7 +188,7 @@ def _gauss_newton(
             return J
         step = _GaussNewtonInverse(J[k], 1.0 + damping[k])(-gradient[k])
         predicted = 0.5 * ((damping[k, None] * step - gradient[k]) * step).sum(axis=1)
-        trial = _Points(f, L, b[k], state.x[k] + step)
+        trial = _Points(f, _of(L, k), b[k], state.x[k] + step)
         ratio = (cost[k] - trial.cost) / predicted
         good = ratio > ARMIJO
         damping[k] = np.where(
@@ -180,7 +203,7 @@ def _gauss_newton(
         gradient[k[good]] = trial.gradient()[good]
         new = k[good][state.far(gradient, tolerance)[k[good]]]
         if len(new):
-            J[new] = _rough_jacobian(f, L, state.x[new])
+            J[new] = _rough_jacobian(f, _of(L, new), state.x[new])
 
 
 def _newton(
@@ -190,7 +213,7 @@ def _newton(
     active = np.arange(len(b))
     inverse = None
     while True:
-        points = _Points(f, L, b[active], state.x[active])
+        points = _Points(f, _of(L, active), b[active], state.x[active])
         gradient = points.gradient()
         norm = np.linalg.norm(gradient, axis=1) / state.scale[active]
         going = (norm > tolerance) & (state.iterations[active] < max_iter)
@@ -202,7 +225,7 @@ def _newton(
         inverse = inverse or _GaussNewtonInverse(J, np.ones(len(b)))
         forcing = np.clip(norm, LEAST_FORCING, 0.1)
         step = _conjugate_gradients(points.rough_hessian(f), inverse.at(active), gradient, forcing)
-        moved = _backtrack(f, L, b[active], points, step, (gradient * step).sum(axis=1))
+        moved = _backtrack(f, _of(L, active), b[active], points, step, (gradient * step).sum(axis=1))
         state.x[active] = np.where(moved[:, None] > 0, points.x + moved[:, None] * step, points.x)
         state.iterations[active] += 1
         active = active[moved > 0]
@@ -219,7 +242,7 @@ def _backtrack(
     allowed = points.cost + 1e-13 * np.abs(points.cost)
     for _ in range(STALLED):
         k = np.flatnonzero(~found)
-        trial = _Points(f, L, b[k], points.x[k] + length[k, None] * step[k])
+        trial = _Points(f, _of(L, k), b[k], points.x[k] + length[k, None] * step[k])
         found[k] = trial.cost <= allowed[k] + ARMIJO * length[k] * slope[k]
         length[~found] *= 0.5
         if found.all():

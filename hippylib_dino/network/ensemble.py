@@ -19,7 +19,7 @@ from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.architecture import Architecture, architecture_from_config
 from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
-from hippylib_dino.network.latent_map import LatentMap, Linearization
+from hippylib_dino.network.latent_map import LatentMap, Linearization, weigh
 
 
 class EnsembleMap(LatentMap):
@@ -72,12 +72,15 @@ class _MeanLinearization(Linearization):
     def vjp(self, weights: np.ndarray) -> np.ndarray:
         return _mean([f.vjp(weights) for f in self._members])
 
+    def pull(self, weights: np.ndarray) -> np.ndarray:
+        return _mean([f.pull(weights) for f in self._members])
+
     def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
         actions = [f.hessian(weights) for f in self._members]
 
         def action(direction: np.ndarray) -> np.ndarray:
             bent = _mean([curved(direction) for curved in actions])
-            return bent if metric is None else bent + self.vjp(self.jvp(direction) @ metric)
+            return bent if metric is None else bent + self.vjp(weigh(metric, self.jvp(direction)))
 
         return action
 

@@ -90,7 +90,16 @@ class Linearization(ABC):
 
     @abstractmethod
     def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
-        """v ↦ ∂fᵀ M ∂f v + ∇²(wᵀf) v, (..., rM) to (..., rM); M (rQ, rQ) is 0 unless given."""
+        """v ↦ ∂fᵀ M ∂f v + ∇²(wᵀf) v, (..., rM) to (..., rM); M, (rQ, rQ) or one a point, is 0 unless given."""
+
+    def pull(self, weights: np.ndarray) -> np.ndarray:
+        """W ∂f(x), (..., k, rM), for k rows W (..., k, rQ) at each point."""
+        return weights @ self.jacobian()
+
+
+def weigh(metric: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """M v for each of the vectors (..., n); the symmetric M is (n, n), or one for each, (..., n, n)."""
+    return vectors @ metric if metric.ndim == 2 else (metric @ vectors[..., None])[..., 0]
 
 
 class _DenseLinearization(Linearization):
@@ -112,7 +121,7 @@ class _DenseLinearization(Linearization):
     def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
         def action(direction: np.ndarray) -> np.ndarray:
             bent = self._map.hessian_action(self._x, weights, direction)
-            return bent if metric is None else bent + self.vjp(self.jvp(direction) @ metric)
+            return bent if metric is None else bent + self.vjp(weigh(metric, self.jvp(direction)))
 
         return action
 
@@ -137,16 +146,21 @@ class BlockMap(LatentMap):
     weights : list of arrays
         As `blocks.weights()` describes them.
     input_rank, output_rank : int
+
+    Attributes
+    ----------
+    blocks, weights
+        The weights in float64.
     """
 
     def __init__(self, blocks: Chain, weights: list[np.ndarray], input_rank: int, output_rank: int):
-        self._blocks = blocks
-        self._weights = [np.ascontiguousarray(w, dtype=np.float64) for w in weights]
-        self._single = [w.astype(np.float32) for w in self._weights]
+        self.blocks = blocks
+        self.weights = [np.ascontiguousarray(w, dtype=np.float64) for w in weights]
+        self._single = [w.astype(np.float32) for w in self.weights]
         self.input_rank, self.output_rank = input_rank, output_rank
 
     def linearize(self, x: np.ndarray) -> Linearization:
-        return _BlockLinearization(self._blocks, self._weights, x)
+        return _BlockLinearization(self.blocks, self.weights, x)
 
     def value(self, x: np.ndarray) -> np.ndarray:
         return self.linearize(x).value
@@ -156,7 +170,7 @@ class BlockMap(LatentMap):
         return at.value, at.jacobian()
 
     def linearize_roughly(self, x: np.ndarray) -> Linearization:
-        return _BlockLinearization(self._blocks, self._single, x.astype(np.float32))
+        return _BlockLinearization(self.blocks, self._single, x.astype(np.float32))
 
     def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
         return self.linearize(x).hessian(weights)(direction)
@@ -171,14 +185,16 @@ class _BlockLinearization(Linearization):
 
     def jacobian(self) -> np.ndarray:
         rank = self.value.shape[-1]
-        rows = np.broadcast_to(np.eye(rank, dtype=self.value.dtype), (*self.value.shape, rank))
-        return self._blocks.pull(_OPS, self._weights, self._state, rows)
+        return self.pull(np.broadcast_to(np.eye(rank, dtype=self.value.dtype), (*self.value.shape, rank)))
+
+    def pull(self, weights: np.ndarray) -> np.ndarray:
+        return self._blocks.pull(_OPS, self._weights, self._state, weights)
 
     def jvp(self, direction: np.ndarray) -> np.ndarray:
         return self._blocks.push(_OPS, self._weights, self._state, direction[..., None, :])[..., 0, :]
 
     def vjp(self, weights: np.ndarray) -> np.ndarray:
-        return self._blocks.pull(_OPS, self._weights, self._state, weights[..., None, :])[..., 0, :]
+        return self.pull(weights[..., None, :])[..., 0, :]
 
     def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
         blocks, sweep = self._blocks, (_OPS, self._weights, self._state)
@@ -186,7 +202,7 @@ class _BlockLinearization(Linearization):
 
         def action(direction: np.ndarray) -> np.ndarray:
             tangent, along = blocks.push_along(*sweep, direction)
-            seed = np.zeros_like(tangent) if metric is None else tangent @ metric
+            seed = np.zeros_like(tangent) if metric is None else weigh(metric, tangent)
             return blocks.pull_bent(*sweep, curvature, along, seed)
 
         return action

@@ -10,6 +10,7 @@ import pytest
 
 # the script of each; the first script of a user is one file
 SCRIPTS = {
+    "cdr_3d": "run",
     "confusion": "run",
     "flow_control": "run",
     "heat": "run",
@@ -17,6 +18,7 @@ SCRIPTS = {
     "poisson": "script",
     "reaction_diffusion": "run",
     "semilinear_control": "run",
+    "sensor_placement": "run",
 }
 PICTURES = {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
 ROOT = Path(__file__).parents[2]
@@ -146,3 +148,20 @@ def test_flow_is_steady_and_as_imposed():
     assert 0.5 * 0.7 * 0.4 < blown < 0.5 * 0.4
     assert dl.assemble(dl.inner(v, n) * dl.ds(domain=mesh)) == pytest.approx(0.0, abs=1e-3)
     assert dl.assemble(dl.div(v) ** 2 * dl.dx) < 1e-2
+
+
+@pytest.mark.usefixtures("same_compiler_flags_afterwards")
+@pytest.mark.parametrize(("name", "mesh_size"), [("sensor_placement", 16), ("cdr_3d", 6)])
+def test_design(tmp_path, capsys, name, mesh_size):
+    main = importlib.import_module(f"applications.{name}.run").main
+    sizes = {"n_sensors": 3, "n_draws": 4, "n_random": 6, "n_rivals": 2, "n_pde_draws": 2}
+    main(output=tmp_path, mesh_size=mesh_size, n_samples=32, input_rank=16, output_rank=16, epochs=10, **sizes)
+    assert "the first design beats" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(set(summary["sensors"])) == 3
+    assert summary["information_gain"]["surrogate"] >= summary["best_random"] > 0
+    assert 0 < summary["relative_error"] < 0.5
+    pictures = {p.stem for p in tmp_path.glob("*.png")}
+    assert pictures == {"design", "gain", "random", *(["deviation"] if name == "sensor_placement" else [])}
+    assert (tmp_path / "deviation.xdmf").exists()
+    assert (tmp_path / "sensors.dino").exists()

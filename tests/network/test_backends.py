@@ -9,7 +9,7 @@ import pytest
 
 AGAIN = """
 import sys, pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "backends", "tests/network"]))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-m", "backends", "tests/network", "tests/oed"]))
 """
 
 

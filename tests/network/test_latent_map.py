@@ -50,10 +50,13 @@ def test_batch_is_a_loop(latent, name, ranks, rng):
 def test_linearization_gives_what_the_map_gives(latent, shape, rng):
     x, v, w = (rng.standard_normal((*shape, n)) for n in (5, 5, 4))
     at, metric = latent.linearize(x), np.diag([1.0, 2.0, 0.5, 3.0])
+    rows = rng.standard_normal((*shape, 2, 4))
+    each = rows.swapaxes(-1, -2) @ rows
     for found, expected in (
         (at.value, latent.value(x)), (at.jacobian(), latent.jacobian(x)), (at.jvp(v), latent.jvp(x, v)),
         (at.vjp(w), latent.vjp(x, w)), (at.hessian(w)(v), latent.hessian_action(x, w, v)),
         (at.hessian(w, metric)(v), at.hessian(w)(v) + at.vjp(at.jvp(v) @ metric)),
-        (at.jvp(v), (at.jacobian() @ v[..., None])[..., 0]),
+        (at.hessian(w, each)(v), at.hessian(w)(v) + at.vjp((each @ at.jvp(v)[..., None])[..., 0])),
+        (at.jvp(v), (at.jacobian() @ v[..., None])[..., 0]), (at.pull(rows), rows @ at.jacobian()),
     ):  # fmt: skip
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)

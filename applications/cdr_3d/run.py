@@ -1,0 +1,58 @@
+"""Where to place sensors in a cube: generate, train, search for designs, ask the PDE.
+
+    mpirun -n 2 python -m applications.cdr_3d.run --generate-only    # data, on as many ranks as you like
+    python -m applications.cdr_3d.run                                          # train, design, assess
+
+Writes ``summary.json``, figures (PNG), ``deviation.xdmf`` and ``sensors.dino`` into ``--output``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import dolfin as dl
+import typer
+
+import hippylib_dino as hd
+from applications import study
+from applications.cdr_3d.model import build, candidate_points
+from applications.design import Effort, design_and_assess
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Directory of all results.")] = Path("cdr-3d-output"),
+    mesh_size: Annotated[int, typer.Option(help="Cells a side of the unit cube; 32 is nearer to the paper.")] = 24,
+    n_samples: Annotated[int, typer.Option(help="Training samples.")] = 128,
+    input_rank: int = 100,
+    output_rank: int = 60,
+    epochs: int | None = None,
+    seed: int = 0,
+    n_sensors: Annotated[int, typer.Option(help="Sensors to choose.")] = 10,
+    n_draws: Annotated[int, typer.Option(help="Draws of parameter and noise.")] = 64,
+    n_random: Annotated[int, typer.Option(help="Random designs to compare with.")] = 100,
+    n_rivals: Annotated[int, typer.Option(help="Random designs that the PDE evaluates too.")] = 2,
+    n_pde_draws: Annotated[int, typer.Option(help="Draws of the PDE's evaluation.")] = 2,
+    generate_only: Annotated[bool, typer.Option(help="Stop when the data are there.")] = False,
+) -> None:
+    """Generate, train, design, and let the PDE judge the design."""
+    dl.set_log_level(dl.LogLevel.ERROR)
+    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    seconds: dict[str, float] = {}
+    with study.timed(seconds, "generate"):
+        model = build(hd.sample_communicator(), mesh_size)
+        dataset = hd.generate(
+            model, output / "dataset", n_samples=n_samples, n_test=32, input_rank=input_rank, output_rank=output_rank,
+            seed=seed, resume=True,
+        )  # fmt: skip
+    if generate_only:
+        return
+    with study.timed(seconds, "train"):
+        dino = hd.train(dataset, "h1", epochs=epochs, seed=seed)
+    dino.save(output / "sensors.dino", overwrite=True)
+    effort = Effort(n_sensors, n_draws, n_random, n_rivals, n_pde_draws)
+    design_and_assess(output, model, dino, candidate_points(), effort, seed=seed, seconds=seconds)
+
+
+if __name__ == "__main__":
+    typer.run(main)

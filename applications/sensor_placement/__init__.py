@@ -1,0 +1,3 @@
+from applications.sensor_placement.model import build
+
+__all__ = ["build"]
