@@ -103,7 +103,8 @@ class _GaussNewtonInverse:
         (potrf,) = get_lapack_funcs(("potrf",), dtype=J.dtype)
         for Jk, k, P in zip(J, shift, self._P, strict=True):  # SciPy's BLAS is much faster than NumPy's, see there
             gram = syrk(1.0, Jk.T, trans=1, lower=1)
-            gram.flat[:: len(gram) + 1] += k
+            with np.errstate(over="ignore"):  # damped beyond single precision, a step is no step
+                gram.flat[:: len(gram) + 1] += k
             # its rows in memory are the columns of Fortran's: P = C⁻¹J as Pᵀ = JᵀC⁻ᵀ
             P[:] = trsm(1.0, potrf(gram, lower=1)[0], Jk.T, side=1, lower=1, trans_a=1).T
 
