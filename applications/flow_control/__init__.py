@@ -1,3 +1,3 @@
-from applications.flow_control.model import build
+from applications.flow_control.model import build, quantity
 
-__all__ = ["build"]
+__all__ = ["build", "quantity"]

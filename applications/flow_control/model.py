@@ -153,7 +153,7 @@ class FlowForm:
         return PENALTY * nu / self.h * dl.inner(gap, w) - dl.inner(traction, w) - dl.inner(adjoint, gap)
 
 
-def dissipation(model: hd.JacobianModel) -> hd.ouu.FormQuantity:
+def quantity(model: hd.JacobianModel) -> hd.ouu.FormQuantity:
     """Half of the power that viscosity takes, the quantity of interest."""
     return hd.ouu.dissipation(model.problem.Vh, VISCOSITY, velocity=lambda u: dl.split(u)[0])
 

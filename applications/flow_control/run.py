@@ -18,7 +18,7 @@ import typer
 
 import hippylib_dino as hd
 from applications import control_study, study
-from applications.flow_control.model import LARGEST, build, dissipation
+from applications.flow_control.model import LARGEST, build, quantity
 from hippylib_dino import ouu, plotting
 
 RISKS = {"CVaR": ouu.CVaR(beta=0.95, epsilon=1e-4), "mean-variance": ouu.MeanVariance(beta=1.0)}
@@ -65,7 +65,7 @@ def main(
     solutions = {}
     with study.timed(seconds, "optimise"):
         for risk, measure in RISKS.items():
-            case = control_study.Case(dissipation(model), measure, (ouu.L2Penalty(PENALTY),), (-LARGEST, LARGEST))
+            case = control_study.Case(quantity(model), measure, (ouu.L2Penalty(PENALTY),), (-LARGEST, LARGEST))
             found = control_study.solve(model, dino, case, n_samples=n_ensemble, n_fresh=n_ensemble, polish=polish)
             solutions[risk] = found
             control_study.draw(output, risk, case, found)
