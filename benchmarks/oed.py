@@ -5,9 +5,9 @@
     mpirun -n 2 python -m benchmarks.oed verify      # criteria of 50 random designs by both; designs against 200 random
     python -m benchmarks.oed speed                   # searches, exhaustive search, evaluations a second
 
-Each with --small for a quick look: few samples, designs and draws.  --problem cdr_3d is convection-diffusion-reaction in
-the cube, 75 candidates, at two parameter dimensions by --mesh 16 (4913) and --mesh 24 (15 625).  Run with one BLAS thread
-a rank (OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_<problem>_<mesh>_verify.md and ..._speed.md.
+Each with --small for a quick look: few samples, designs and draws.  --problem cdr_3d is convection-diffusion-reaction
+in the cube, 75 candidates, at two parameter dimensions by --mesh 16 (4913) and --mesh 24 (15 625).  Run with one BLAS
+thread a rank (OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_<problem>_<mesh>_verify.md and ..._speed.md.
 """
 
 from __future__ import annotations

@@ -14,7 +14,12 @@ from hippylib_dino.plotting.figures import COLORS, REFERENCE, check_entries, inp
 
 
 def plot_design(
-    points: ArrayLike, sensors: Sequence[int], *, scores: ArrayLike | None = None, units: str = ""
+    points: ArrayLike,
+    sensors: Sequence[int],
+    *,
+    scores: ArrayLike | None = None,
+    units: str = "",
+    labels: Sequence[str] = ("x", "y", "z"),
 ) -> Figure:
     """Map of the candidates with the chosen sensors numbered in their order.
 
@@ -28,6 +33,8 @@ def plot_design(
         Colours of the candidates, such as the criterion of each alone.
     units : str
         Label of the colour bar.
+    labels : sequence of str
+        Of the axes.
 
     Returns
     -------
@@ -70,8 +77,11 @@ def plot_design(
     axes.scatter(*places[chosen].T, s=260, color=COLORS[1], edgecolor="white", linewidth=1.0, zorder=3)
     for number, place in enumerate(places[chosen], start=1):
         axes.text(*place, str(number), ha="center", va="center", color="white", fontsize=9, zorder=4)
-    axes.set(xlabel="x", ylabel="y", aspect="equal", **({"zlabel": "z"} if solid else {}))
-    if not solid:
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    if solid:
+        axes.set_zlabel(labels[2])
+    else:
+        axes.set_aspect("equal")
         axes.margins(0.08)
     return figure
 
