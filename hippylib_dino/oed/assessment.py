@@ -69,9 +69,10 @@ class Assessment:
         text = io.StringIO()
         Console(file=text, width=120).print(table)
         draws = self.pde[0].n_draws + self.pde[0].n_failed
+        correlation = f"rank correlation {self.rank_correlation:.3f}, " if len(self.designs) > 2 else ""
         lines = [
             text.getvalue().rstrip(),
-            f"rank correlation {self.rank_correlation:.3f}, mean relative error {self.relative_error:.2%}",
+            f"{correlation}mean relative error {self.relative_error:.2%}",
             f"the first design beats {self.n_worse} of {len(self.designs) - 1} others by the PDE",
             f"{draws} draws a design; a pair takes the PDE {self.seconds:.2f} s; {len(self.failures)} pairs failed",
         ]

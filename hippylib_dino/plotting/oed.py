@@ -14,7 +14,12 @@ from hippylib_dino.plotting.figures import COLORS, REFERENCE, check_entries, inp
 
 
 def plot_design(
-    points: ArrayLike, sensors: Sequence[int], *, scores: ArrayLike | None = None, units: str = ""
+    points: ArrayLike,
+    sensors: Sequence[int],
+    *,
+    scores: ArrayLike | None = None,
+    units: str = "",
+    labels: Sequence[str] = ("x", "y", "z"),
 ) -> Figure:
     """Map of the candidates with the chosen sensors numbered in their order.
 
@@ -28,6 +33,8 @@ def plot_design(
         Colours of the candidates, such as the criterion of each alone.
     units : str
         Label of the colour bar.
+    labels : sequence of str
+        Of the axes.
 
     Returns
     -------
@@ -62,16 +69,24 @@ def plot_design(
     # Any: axes in space and in a plane take the same calls with more coordinates
     axes: Any = figure.add_subplot(projection="3d") if solid else figure.add_subplot()
     axes.set_title(f"{len(chosen)} of {len(places)} candidates, in order")
+    others = np.delete(np.arange(len(places)), chosen)
     if scores is None:
-        axes.scatter(*places.T, s=26, facecolor="none", edgecolor=REFERENCE, linewidth=0.9)
+        axes.scatter(*places[others].T, s=26, facecolor="none", edgecolor=REFERENCE, linewidth=0.9)
     else:
-        dots = axes.scatter(*places.T, s=46, c=np.asarray(scores, dtype=float), cmap="viridis")
+        colors = np.asarray(scores, dtype=float)
+        dots = axes.scatter(
+            *places[others].T, s=46, c=colors[others], cmap="viridis", vmin=colors.min(), vmax=colors.max()
+        )
         figure.colorbar(dots, ax=axes, label=units, shrink=0.85, pad=0.12 if solid else 0.05)
-    axes.scatter(*places[chosen].T, s=260, color=COLORS[1], edgecolor="white", linewidth=1.0, zorder=3)
+    shade = {"depthshade": False} if solid else {}
+    axes.scatter(*places[chosen].T, s=260, color=COLORS[1], edgecolor="white", linewidth=1.0, zorder=3, **shade)
     for number, place in enumerate(places[chosen], start=1):
         axes.text(*place, str(number), ha="center", va="center", color="white", fontsize=9, zorder=4)
-    axes.set(xlabel="x", ylabel="y", aspect="equal", **({"zlabel": "z"} if solid else {}))
-    if not solid:
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    if solid:
+        axes.set_zlabel(labels[2])
+    else:
+        axes.set_aspect("equal")
         axes.margins(0.08)
     return figure
 

@@ -165,3 +165,20 @@ def test_design(tmp_path, capsys, name, mesh_size):
     assert pictures == {"design", "gain", "random", *(["deviation"] if name == "sensor_placement" else [])}
     assert (tmp_path / "deviation.xdmf").exists()
     assert (tmp_path / "sensors.dino").exists()
+
+
+def test_design_of_readings_in_time(tmp_path, capsys):
+    import hippylib_dino as hd
+    from applications.heat import build
+    from applications.heat.design import main
+
+    model = build(hd.sample_communicator(), mesh_size=8)
+    dataset = hd.generate(model, tmp_path / "data", n_samples=16, input_rank=12, output_rank=12, progress=False)
+    hd.train(dataset, epochs=5, hidden=(8,), progress=False).save(tmp_path / "heat.dino")
+    main(output=tmp_path, mesh_size=8, n_draws=4, n_pde_draws=2)
+    summary = json.loads((tmp_path / "design.json").read_text())
+    assert len(summary["readings"]) == 6
+    assert len(summary["places read at all times"]) == 2
+    assert summary["information_gain"] > 0.95 * summary["their information_gain"] > 0
+    assert (tmp_path / "design.png").stat().st_size > 10_000
+    assert "read at [" in capsys.readouterr().out

@@ -15,7 +15,7 @@ def test_sensors_are_numbered_in_order(scores):
     assert [text.get_text() for text in axes.texts] == ["1", "2"]
     np.testing.assert_array_equal([text.get_position() for text in axes.texts], POINTS[[2, 0]])
     candidates, chosen = axes.collections
-    np.testing.assert_array_equal(candidates.get_offsets(), POINTS)
+    np.testing.assert_array_equal(candidates.get_offsets(), POINTS[[1, 3]])
     np.testing.assert_array_equal(chosen.get_offsets(), POINTS[[2, 0]])
     assert axes.get_title() == "2 of 4 candidates, in order"
 
