@@ -38,7 +38,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Directory of all results.")] = Path("flow-control-output"),
     mesh_size: Annotated[int, typer.Option(help="Cells of the channel's height.")] = 24,
     n_samples: Annotated[int, typer.Option(help="Training samples.")] = 256,
-    input_rank: int = 20,
+    input_rank: int = 12,
     output_rank: int = 60,
     epochs: int | None = None,
     n_ensemble: Annotated[int, typer.Option(help="Samples of each sample average.")] = 64,

@@ -28,16 +28,18 @@ def report(dataset: Dataset) -> dict[str, str]:
         for label, text in hd.data.report(hd.Dataset.open("data/confusion")).items():
             print(f"{label}: {text}")
     """
-    status, plan = dataset.status, dataset.plan
+    status, plan, controls = dataset.status, dataset.plan, dataset.control
     finished = int((status != PENDING).sum())
     rows = {
         "samples": f"{finished} of {plan.n_total} finished ({finished / plan.n_total:.0%}): "
         + ", ".join(f"{getattr(plan, f'n_{split}')} {split}" for split in ("train", "validation", "test"))
         + (f", {plan.n_given} with given parameters" if plan.n_given else ""),
         "bases": f"input {plan.input_basis}, rank {plan.input_rank}; "
-        f"output {plan.output_basis}, rank {plan.output_rank}; from {plan.n_basis_samples} samples"
+        + ("" if controls is None else f"control {plan.control_basis}, rank {plan.control_rank}; ")
+        + f"output {plan.output_basis}, rank {plan.output_rank}; from {plan.n_basis_samples} samples"
         + ("" if dataset.has_bases else f" (not computed yet; {dataset.basis_samples_finished} finished)"),
         "observable": {"data": "data, B u", "state": "the whole state"}[dataset.attributes["observable"]],
+        "controls": "none" if controls is None else f"{type(controls).__name__} of {controls.dim}",
         "failures": _failures(dataset, int((status == FAILED).sum()), finished),
         "written by": holder(dataset.path) or "nobody now",
         "speed": _speed(dataset, plan.n_total - finished),

@@ -281,7 +281,7 @@ def _settings_of(optimizer) -> str:
     return _digest(np.frombuffer(json.dumps(serialized, sort_keys=True, default=str).encode(), dtype=np.uint8))
 
 
-def _compile(model, formulation: Formulation, optimizer, by_column: bool) -> None:
+def _compile(model, formulation: Formulation, optimizer, by_column: bool = False) -> None:
     loss = {"observable": SquaredNorm()}
     weights = {"observable": 1.0}
     if isinstance(formulation, JacobianFormulation):

@@ -94,6 +94,13 @@ def test_reduced_controls_hold_the_most(tmp_path):
     assert again.split("train").control_rank == basis.rank
 
 
+def test_info_tells_of_the_control(case):
+    _, dataset = case
+    rows, dim = hd.data.report(dataset), dataset.control.dim
+    assert rows["controls"] == f"UniformControl of {dim}"
+    assert f"control whitened, rank {dim}" in rows["bases"]
+
+
 def test_a_truncated_view_keeps_the_control(case):
     _, dataset = case
     view, samples = dataset.truncate(5, 4), dataset.split("train")
