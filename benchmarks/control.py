@@ -53,7 +53,8 @@ class Size:
     ranks: tuple[int, int]
     n_samples: int
     n_cheap: int
-    epochs: int | None
+    width: int  # of three hidden layers
+    epochs: int
     iterations: int
     polish: int
 
@@ -61,8 +62,8 @@ class Size:
         return OUTPUT / f"{self.name}{suffix}"
 
 
-FULL = Size("control", 64, 1024, 128, 512, (100, 150), 256, 4096, None, 300, 10)
-SMALL = Size("control_small", 12, 24, 8, 24, (8, 12), 6, 64, 5, 3, 2)
+FULL = Size("control", 64, 1024, 128, 512, (100, 150), 256, 4096, 512, 100, 300, 10)
+SMALL = Size("control_small", 12, 24, 8, 24, (8, 12), 6, 64, 32, 5, 3, 2)
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -91,7 +92,7 @@ def train(small: bool = False) -> None:
     size = SMALL if small else FULL
     dataset = hd.Dataset.open(size.path(""))
     for formulation in FORMULATIONS:
-        dino = hd.train(dataset, formulation, epochs=size.epochs, seed=0)
+        dino = hd.train(dataset, formulation, hidden=(size.width,) * 3, epochs=size.epochs, seed=0)
         print(formulation, dino.evaluate(dataset))
         dino.save(size.path(f"_{formulation}.dino"), overwrite=True)
 
