@@ -226,7 +226,8 @@ def _loaded(model_file: Path, path: Path):
     from hippylib_dino.network import DINO
 
     dino, dataset = DINO.load(model_file), Dataset.open(path)
-    rank = dataset.plan.input_rank if dino.input_basis.kind == "learned" else dino.input_basis.rank
+    learned = dino.input_basis.kind == "learned"
+    rank = dataset.plan.input_rank if learned else dino.input_basis.parameter_part().rank
     return dino, dataset.truncate(rank, dino.output_basis.rank)
 
 

@@ -7,6 +7,8 @@ import scipy.linalg as sla
 
 from hippylib_dino.errors import MisfitError
 
+WHOLE_STATE = "mass matrix of the observed state"  # in fingerprints of problems whose observable is the whole state
+
 
 class NoiseCovariance:
     """Covariance Γ of Gaussian observation noise: scalar variance, diagonal or dense matrix.

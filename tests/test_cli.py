@@ -126,6 +126,7 @@ def test_optimal_control_by_command_line(tmp_path):
             "20 of 20 samples done",
         ),
         (f"train {data} {model} --epochs 2 --hidden 16", "DINO("),
+        (f"evaluate {model} {data}", "control_jacobian"),
         (
             f"ouu {application} {model} --output {control} --risk cvar:0.8 --penalty 1e-3 --n-samples 16 --n-pde 4"
             " --mesh-size 8",

@@ -210,7 +210,7 @@ class DatasetDirectory:
         for name in Dataset(root, self.path).sample_arrays:
             if root[name].shape[0] < wanted.n_total:
                 root[name].resize((wanted.n_total, *root[name].shape[1:]))
-        if wanted.to_attributes() != root.attrs["plan"]:
+        if wanted != Plan.from_attributes(dict(root.attrs["plan"])):
             root.attrs["plan"] = wanted.to_attributes()
 
     def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:

@@ -163,6 +163,7 @@ def generate(
     solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
     run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
     run.check_guess(initial_guess)
+    control = None if model.control_distribution is None else model.problem.control
     try:
         run.open(resume, repair)
         if not run.finished():
@@ -170,6 +171,8 @@ def generate(
             run.second_pass(initial_guess)
     finally:
         run.close()
+        if control is not None:  # the samples had their own
+            model.problem.control = control
     return Dataset.open(path)
 
 

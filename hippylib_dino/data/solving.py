@@ -171,6 +171,8 @@ class SampleSolver:
             if self.retry is None:
                 raise
             rescue = str(error)
+            if z is not None and self._second_model:
+                self._second_model.problem.control = z
             u = self._second_model.solveState(m) if self._second_model else self._continue(m)
         report = getattr(self.model.problem, "report", None)
         iterations = UNKNOWN if report is None or rescue is not None else report.iterations

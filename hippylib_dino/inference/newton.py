@@ -10,7 +10,7 @@ hIPPYlib's solvers stop.
 2. From a gradient small enough on, full Newton: conjugate gradients on products with the Hessian (Steihaug's stop at
    negative curvature), preconditioned by the last Gauss-Newton Hessian, so that no Jacobian is formed again.
 
-Costs and gradients are in double precision; Jacobians and Hessian products, which only make steps, in single.
+All is in double precision but the sweeps of Jacobians, which only make steps, as long as their rounding is small.
 
 References
 ----------
@@ -24,13 +24,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
+from scipy.linalg.blas import dsyrk, dtrsm
+from scipy.linalg.lapack import dpotrf
 
 from hippylib_dino.network.latent_map import LatentMap, Linearization
 
 ARMIJO = 1e-4
 NEWTON_FROM = 1e-2  # gradient relative to the start, from which on full Newton is the faster
-LEAST_FORCING = 1e-3  # of conjugate gradients, whose products may be in single precision
+SINGLE_UP_TO = 1e5  # sum of the eigenvalues of the misfit's Gauss-Newton Hessian
 STALLED = 30  # halvings of a Newton step, or dampings of a Gauss-Newton step, until a data set is given up
 
 
@@ -79,19 +80,20 @@ class _Points:
         """L(Lᵀf - b), the gradient of the misfit in the output basis, (n, rQ)."""
         return self._residual @ self._L.T if self._L.ndim == 2 else (self._L @ self._residual[..., None])[..., 0]
 
-    def rough_hessian(self, f: LatentMap) -> Callable[[np.ndarray], np.ndarray]:
-        """v (n, rM) to Hv, as exact as a step needs it."""
-        at = f.linearize_roughly(self.x)
-        kind = at.value.dtype
-        misfit = at.hessian(self._dual().astype(kind), (self._L @ self._L.swapaxes(-1, -2)).astype(kind))
-        return lambda v: v + misfit(v.astype(kind))
+    def hessian(self) -> Callable[[np.ndarray], np.ndarray]:
+        """v (n, rM) to Hv."""
+        misfit = self._at.hessian(self._dual(), self._L @ self._L.swapaxes(-1, -2))
+        return lambda v: v + misfit(v)
 
 
-def _rough_jacobian(f: LatentMap, L: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Lᵀ∂f (n, k, rM), as exact as a step or a preconditioner needs it."""
+def _jacobian(f: LatentMap, L: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Lᵀ∂f (n, k, rM), in single precision where its rounding, times ‖Lᵀ∂f‖², is small against the prior."""
+    rows = np.broadcast_to(L.swapaxes(-1, -2), (len(x), *L.shape[:-3:-1]))
     at = f.linearize_roughly(x)
-    rows = L.swapaxes(-1, -2).astype(at.value.dtype)
-    return at.pull(np.broadcast_to(rows, (len(x), *rows.shape[-2:])))
+    J = at.pull(rows.astype(at.value.dtype))
+    if J.dtype == np.float32 and not (J**2).sum(axis=(1, 2)).max() < SINGLE_UP_TO:
+        return f.linearize(x).pull(rows)
+    return J.astype(float)
 
 
 class _GaussNewtonInverse:
@@ -99,14 +101,11 @@ class _GaussNewtonInverse:
 
     def __init__(self, J: np.ndarray, shift: np.ndarray):
         self._shift, self._P = shift[:, None], np.empty_like(J)
-        syrk, trsm = get_blas_funcs(("syrk", "trsm"), dtype=J.dtype)
-        (potrf,) = get_lapack_funcs(("potrf",), dtype=J.dtype)
         for Jk, k, P in zip(J, shift, self._P, strict=True):  # SciPy's BLAS is much faster than NumPy's, see there
-            gram = syrk(1.0, Jk.T, trans=1, lower=1)
-            with np.errstate(over="ignore"):  # damped beyond single precision, a step is no step
-                gram.flat[:: len(gram) + 1] += k
+            gram = dsyrk(1.0, Jk.T, trans=1, lower=1)
+            gram.flat[:: len(gram) + 1] += k
             # its rows in memory are the columns of Fortran's: P = C⁻¹J as Pᵀ = JᵀC⁻ᵀ
-            P[:] = trsm(1.0, potrf(gram, lower=1)[0], Jk.T, side=1, lower=1, trans_a=1).T
+            P[:] = dtrsm(1.0, dpotrf(gram, lower=1)[0], Jk.T, side=1, lower=1, trans_a=1).T
 
     def at(self, k: np.ndarray) -> _GaussNewtonInverse:
         """Those of some data sets."""
@@ -115,7 +114,7 @@ class _GaussNewtonInverse:
         return part
 
     def __call__(self, v: np.ndarray) -> np.ndarray:
-        seen = np.matmul(self._P, v[..., None].astype(self._P.dtype))
+        seen = np.matmul(self._P, v[..., None])
         return (v - np.matmul(self._P.swapaxes(1, 2), seen)[..., 0]) / self._shift
 
 
@@ -178,7 +177,7 @@ def _gauss_newton(
 ) -> np.ndarray:
     """Step until the gradient is below `tolerance`; return the last Jacobians, (n, k, rM)."""
     points = _Points(f, L, b, state.x)
-    cost, gradient, J = points.cost, points.gradient(), _rough_jacobian(f, L, state.x)
+    cost, gradient, J = points.cost, points.gradient(), _jacobian(f, L, state.x)
     damping, growth = np.zeros(len(b)), np.full(len(b), 2.0)
     # a first damping, should one be needed: a fraction of the Hessian's mean eigenvalue
     least = 1e-3 * np.maximum((J**2).sum(axis=(1, 2)) / J.shape[1], 1.0)
@@ -191,7 +190,7 @@ def _gauss_newton(
         predicted = 0.5 * ((damping[k, None] * step - gradient[k]) * step).sum(axis=1)
         trial = _Points(f, _of(L, k), b[k], state.x[k] + step)
         ratio = (cost[k] - trial.cost) / predicted
-        good = ratio > ARMIJO
+        good = (predicted > 0) & (ratio > ARMIJO)
         damping[k] = np.where(
             good,
             damping[k] * np.maximum(1 / 3, 1 - (2 * np.clip(ratio, 0, 1) - 1) ** 3),
@@ -204,7 +203,7 @@ def _gauss_newton(
         gradient[k[good]] = trial.gradient()[good]
         new = k[good][state.far(gradient, tolerance)[k[good]]]
         if len(new):
-            J[new] = _rough_jacobian(f, _of(L, new), state.x[new])
+            J[new] = _jacobian(f, _of(L, new), state.x[new])
 
 
 def _newton(
@@ -224,8 +223,7 @@ def _newton(
             active = active[going]
             continue
         inverse = inverse or _GaussNewtonInverse(J, np.ones(len(b)))
-        forcing = np.clip(norm, LEAST_FORCING, 0.1)
-        step = _conjugate_gradients(points.rough_hessian(f), inverse.at(active), gradient, forcing)
+        step = _conjugate_gradients(points.hessian(), inverse.at(active), gradient, np.minimum(0.1, norm))
         moved = _backtrack(f, _of(L, active), b[active], points, step, (gradient * step).sum(axis=1))
         state.x[active] = np.where(moved[:, None] > 0, points.x + moved[:, None] * step, points.x)
         state.iterations[active] += 1

@@ -83,7 +83,7 @@ class ReducedInference:
     MisfitError
         If `noise_covariance` has another shape, or is not positive definite.
     InputError
-        If `prior_variance` has another shape.
+        If `prior_variance` has another shape, or the DINO has a control or gives whole states.
 
     Examples
     --------
@@ -98,8 +98,7 @@ class ReducedInference:
 
     def __init__(self, dino: DINO, noise_covariance, *, prior_variance: np.ndarray | None = None):
         basis = dino.output_basis
-        if dino.input_basis.control_rank:
-            raise InputError("dino: was trained with a control, which has no prior; train one of the parameter alone.")
+        check_of_observables(dino)
         if not isinstance(noise_covariance, NoiseCovariance):
             noise_covariance = NoiseCovariance(noise_covariance, basis.dim)
         elif noise_covariance.dim != basis.dim:
@@ -271,6 +270,16 @@ class ReducedInference:
                 "noise_covariance)."
             )
         return cls(dino, arrays["noise_covariance"], prior_variance=arrays.get("prior_variance"))
+
+
+def check_of_observables(dino: DINO) -> None:
+    """Raise `InputError` for a DINO with a control, or one of whole states, whose noise has no values of its own."""
+    if dino.input_basis.control_rank:
+        raise InputError("dino: was trained with a control, which has no prior; train one of the parameter alone.")
+    if dino.whole_state:
+        raise InputError(
+            "dino: gives whole states; train one of pointwise observables, or infer by hIPPYlib on hd.SurrogateModel."
+        )
 
 
 def _chunks(n: int) -> Iterator[slice]:

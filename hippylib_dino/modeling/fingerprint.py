@@ -16,9 +16,9 @@ import numpy as np
 from hippylib_dino.errors import FingerprintError
 from hippylib_dino.modeling.observation import observation_operator
 from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values
+from hippylib_dino.noise import WHOLE_STATE
 
 TOLERANCE = 1e-6
-_MASS = "mass matrix of the observed state"  # the part that only a problem with the whole state as observable has
 _REMEDY = "Rebuild the problem as it was then, or generate and train for this one."
 
 
@@ -134,7 +134,7 @@ def state_fingerprint(space) -> dict:
 
 def is_of_whole_state(stored: dict) -> bool:
     """Whether a fingerprint is that of a problem whose observable is the whole state."""
-    return _MASS in stored
+    return WHOLE_STATE in stored
 
 
 def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dict:
@@ -146,7 +146,7 @@ def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dic
         set_owned_values(u, probes[:, j])
         misfit.W.mult(u, Wu)
         values += list(order.comm.allreduce(probes.T @ owned_values(Wu)))
-    return {"state space": _space(order, state_space), _MASS: {"values": values}}
+    return {"state space": _space(order, state_space), WHOLE_STATE: {"values": values}}
 
 
 def fingerprint(model: hp.Model) -> dict:

@@ -22,6 +22,7 @@ from hippylib_dino.errors import InputError, ModelFileError
 from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.network.metrics import root_mean, sample_errors
+from hippylib_dino.noise import WHOLE_STATE
 from hippylib_dino.reduction.basis import Basis
 
 FORMAT = "hippylib_dino model"
@@ -79,6 +80,11 @@ class DINO:
     def latent_map(self) -> LatentMap:
         """f, from latent parameters (rM,) to latent observables (rQ,), in float64."""
         return self.architecture.latent_map(self.weights)
+
+    @property
+    def whole_state(self) -> bool:
+        """Whether the observable is the whole state."""
+        return WHOLE_STATE in self.fingerprint
 
     @property
     def control(self) -> ControlDistribution | None:

@@ -268,7 +268,8 @@ def _training(page: _Page, dino: DINO, dataset: Dataset) -> None:
     }
     if history:
         page.figure("history", plotting.plot_history(history), "Loss and errors by epoch")
-        page.add("Losses are squared, errors are not. The weights of the best validation loss were kept.")
+        which = "last epoch" if dino.training.get("keep") == "last" else "best validation loss"
+        page.add(f"Losses are squared, errors are not. The weights of the {which} were kept.")
 
 
 def _samples(page: _Page, samples: Samples, squares: dict[str, np.ndarray]) -> None:
@@ -295,7 +296,8 @@ def _worst(
     page.add("### The worst samples")
     page.add(
         f"By observable error, of {len(size)}. The parameter of sample i is "
-        f"`hd.data.draw_parameter(prior, {dataset.plan.seed}, i)`."
+        f"`hd.data.draw_parameter(prior, {dataset.plan.seed}, i)`"
+        + (", of one that was given `dataset.given_parameter(i)`." if dataset.given else ".")
     )
     page.table(
         ("sample", "observable", "Jacobian", "|x|²/rM"),
@@ -330,4 +332,6 @@ def _directions(page: _Page, samples: Samples, jacobians: np.ndarray) -> None:
 
 def _bases(page: _Page, dataset: Dataset) -> None:
     page.add("## Bases")
-    page.figure("bases", plotting.plot_bases(dataset.input_basis, dataset.output_basis), "Spectra and energy left out")
+    page.figure(
+        "bases", plotting.plot_bases(dataset.basis("input"), dataset.output_basis), "Spectra and energy left out"
+    )

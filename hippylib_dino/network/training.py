@@ -184,11 +184,9 @@ def train(
     )
     seconds = time.perf_counter() - started
     last = keep == "last"
-    if best.weights is None or (last and not np.isfinite(recorder.history["val_loss"][-1])):
-        which = "the last epoch had no" if last else "no epoch had a"
-        raise TrainingError(
-            f"training diverged: {which} finite validation loss. Lower learning_rate (it was {learning_rate})."
-        )
+    if best.weights is None or (last and not np.isfinite(recorder.history["loss"][-1])):
+        which = "the last epoch had no finite" if last else "no epoch had a finite validation"
+        raise TrainingError(f"training diverged: {which} loss. Lower learning_rate (it was {learning_rate}).")
     n_epochs = len(recorder.history["loss"])
     kept = [np.array(w) for w in model.get_weights()] if last else best.weights
     trained, weights, basis = network.finished(kept, dataset)
@@ -201,6 +199,7 @@ def train(
         training={
             **settings,
             "epochs": n_epochs,
+            "keep": keep,
             "best_epoch": n_epochs if last else best.epoch + 1,
             "seconds": round(seconds, 1),
             "keras": keras.__version__,

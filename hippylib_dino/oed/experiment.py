@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.inference.reduced import check_of_observables
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.noise import NoiseCovariance
@@ -190,6 +191,7 @@ def make_experiment(
         If groups or draws do not fit the DINO.
     """
     basis = dino.output_basis
+    check_of_observables(dino)
     if dino.input_basis.inner_product != "prior precision":
         raise InputError(
             "dino: expected latent parameters that are white under the prior, got those of a learned encoder. Train a "

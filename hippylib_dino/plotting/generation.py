@@ -82,9 +82,10 @@ def _counts(axes: Axes, iterations: np.ndarray) -> None:
 
 def _latent_size(axes: Axes, dataset: Dataset) -> None:
     """|x|² / rM is 1 on average under the prior; failed samples are marked, if there are any."""
-    x, rank = dataset.x, dataset.plan.input_rank
+    rank = dataset.plan.input_rank
+    x = dataset.x[:, :rank]  # without a control's part
     axes.hist((x**2).sum(axis=1) / rank, bins="auto", color=COLORS[0], label="solved")
-    basis = dataset.input_basis
+    basis = dataset.basis("input")
     for i, record in enumerate(dataset.failures):
         size = (basis.encode(dataset.failed_parameter(record["index"])) ** 2).sum() / rank
         axes.axvline(size, color=COLORS[1], linewidth=1, label="failed" if i == 0 else None)

@@ -376,6 +376,8 @@ def _check(
             "Train with it first, then enrich."
         )
     parameter_to_judge(surrogate, model, model.prior.mean)
+    if model.control_distribution is not None:
+        raise InputError("model: draws controls, which parameters alone do not fix; pass one without control=.")
     if not isinstance(dataset, Dataset):
         raise InputError(
             f"dataset: expected the hd.Dataset that the network was trained on, got {type(dataset).__name__}."

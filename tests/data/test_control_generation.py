@@ -150,7 +150,11 @@ def test_failed_solves_are_recorded_and_continuation_moves_the_control_along(tmp
         "n_samples": 3, "n_validation": 1, "n_test": 1, "n_basis_samples": 3, "input_rank": 3, "output_rank": 2,
         "output_basis": "pod", "progress": False,
     }  # fmt: skip
+    before = model.problem.control_from_array(np.array([0.3, -0.2, 0.1]))
+    model.problem.control = before
     plain = hd.generate(model, tmp_path / "plain", **common)
+    np.testing.assert_array_equal(model.problem.control.get_local(), before.get_local())
+    model.problem.control = np.zeros(3)
     solve, calls = model.problem.solveFwd, []
 
     def fragile(state, x):
@@ -165,6 +169,7 @@ def test_failed_solves_are_recorded_and_continuation_moves_the_control_along(tmp
         hd.generate(model, tmp_path / "failed", max_failures=0, **common)
     record = json.loads(next((tmp_path / "failed" / "failures").glob("*.json")).read_text())
     np.testing.assert_array_equal(record["control"], plain.split("train").control[record["index"]])
+    hd.plotting.plot_dataset(plain)
     calls.clear()
     rescued = hd.generate(model, tmp_path / "rescued", retry="continuation", **common)
     assert len(rescued.rescued) == 5

@@ -1,5 +1,7 @@
 """Latent inference against hIPPYlib's route on the surrogate, and against closed forms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ import hippylib_dino as hd
 from hippylib_dino.errors import InputError, MisfitError, ModelFileError, SolveError
 from hippylib_dino.inference.newton import solve
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
+from hippylib_dino.network import ReducedDense
+from hippylib_dino.noise import WHOLE_STATE
 from tests.problems import observe_truth, solve_map
 
 
@@ -139,6 +143,27 @@ def test_network_that_gives_nan_is_left_unconverged(inference, batch):
     assert not found.converged.any()
     assert np.isfinite(found.x).all()
     assert np.isfinite(found.cost).all()
+
+
+def test_what_has_no_noise_of_its_own_is_refused(inference, confusion_dino):
+    states = dataclasses.replace(confusion_dino, fingerprint={**confusion_dino.fingerprint, WHOLE_STATE: {}})
+    with pytest.raises(InputError, match="dino: gives whole states; train one of pointwise observables"):
+        hd.ReducedInference(states, 1.0)
+    with pytest.raises(InputError, match="dino: gives whole states"):
+        hd.oed.InformationGain(states, 1.0, n_draws=2)
+
+
+def test_data_far_more_precise_than_the_prior(rng):
+    """Largest eigenvalues of 1e8, which single precision alone does not survive."""
+    network = ReducedDense(40, 20, hidden=(60,), activation="tanh")
+    weights = [rng.standard_normal(shape) / np.sqrt(2 * shape[0]) for shape in network.weight_shapes()]
+    f, L = network.latent_map(weights), 1e4 * np.eye(20)
+    x = 0.3 * rng.standard_normal((16, 40))
+    b = f.value(x) @ L + rng.standard_normal((16, 20))
+    assert np.linalg.svd(L.T @ f.jacobian(x[0]))[1][0] ** 2 > 3e7
+    found = solve(f, L, b, np.zeros_like(x), rel_tolerance=1e-6, max_iter=100)
+    assert found.converged.all()
+    assert found.cost.max() < 200
 
 
 def test_what_does_not_converge_is_named(inference, batch):

@@ -92,7 +92,7 @@ def test_divergence_at_the_end_is_an_error_where_the_last_weights_are_kept(confu
                 self.model.set_weights([np.nan * w for w in self.model.get_weights()])
 
     hd.train(confusion_dataset, "l2", **SHORT, callbacks=[Spoil()])  # the best ones were good
-    with pytest.raises(TrainingError, match="the last epoch had no finite validation loss"):
+    with pytest.raises(TrainingError, match="the last epoch had no finite loss"):
         hd.train(confusion_dataset, "l2", **SHORT, keep="last", callbacks=[Spoil()])
 
 
