@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,7 +157,6 @@ class BlockMap(LatentMap):
     def __init__(self, blocks: Chain, weights: list[np.ndarray], input_rank: int, output_rank: int):
         self.blocks = blocks
         self.weights = [np.ascontiguousarray(w, dtype=np.float64) for w in weights]
-        self._single = [w.astype(np.float32) for w in self.weights]
         self.input_rank, self.output_rank = input_rank, output_rank
 
     def linearize(self, x: np.ndarray) -> Linearization:
@@ -168,6 +168,10 @@ class BlockMap(LatentMap):
     def value_and_jacobian(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         at = self.linearize(x)
         return at.value, at.jacobian()
+
+    @cached_property
+    def _single(self) -> list[np.ndarray]:
+        return [w.astype(np.float32) for w in self.weights]
 
     def linearize_roughly(self, x: np.ndarray) -> Linearization:
         return _BlockLinearization(self.blocks, self._single, x.astype(np.float32))

@@ -187,7 +187,7 @@ import sys, numpy as np
 import hippylib_dino as hd
 inference = hd.ReducedInference.load({str(tmp_path / "online.dino")!r})
 np.save({str(tmp_path / "x.npy")!r}, inference.map(np.load({str(tmp_path / "data.npy")!r})))
-for name in ("dolfin", "hippylib", "keras", "tensorflow", "matplotlib"):
+for name in ("dolfin", "hippylib", "keras", "tensorflow", "matplotlib", "scipy.stats"):
     assert name not in sys.modules, name
 """
     run_python(code)
