@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg as sla
 
-from hippylib_dino.errors import MisfitError
+from hippylib_dino.errors import InputError, MisfitError
 
 WHOLE_STATE = "mass matrix of the observed state"  # in fingerprints of problems whose observable is the whole state
 
@@ -56,6 +56,23 @@ class NoiseCovariance:
             if (value <= 0).any():
                 raise MisfitError(f"noise variance: expected > 0, got {value.min():g}; set misfit.noise_variance.")
             self._root = np.sqrt(value)
+
+    @classmethod
+    def of(cls, noise_covariance, dim: int) -> NoiseCovariance:
+        """What a user gives as the noise of `dim` observables: one of these already, or what makes one.
+
+        Raises
+        ------
+        InputError
+            If it is one of another number of observables.
+        MisfitError
+            If it makes none.
+        """
+        if not isinstance(noise_covariance, cls):
+            return cls(noise_covariance, dim)
+        if noise_covariance.dim != dim:
+            raise InputError(f"noise_covariance: expected one of {dim} observables, got one of {noise_covariance.dim}.")
+        return noise_covariance
 
     def _columns(self, a: np.ndarray) -> np.ndarray:
         """The diagonal root, shaped to divide the rows of `a`."""

@@ -99,12 +99,7 @@ class ReducedInference:
     def __init__(self, dino: DINO, noise_covariance, *, prior_variance: np.ndarray | None = None):
         basis = dino.output_basis
         check_of_observables(dino)
-        if not isinstance(noise_covariance, NoiseCovariance):
-            noise_covariance = NoiseCovariance(noise_covariance, basis.dim)
-        elif noise_covariance.dim != basis.dim:
-            raise InputError(
-                f"noise_covariance: expected one of {basis.dim} observables, got one of {noise_covariance.dim}."
-            )
+        noise_covariance = NoiseCovariance.of(noise_covariance, basis.dim)
         if prior_variance is not None and np.shape(prior_variance) != (dino.input_basis.dim,):
             raise InputError(
                 f"prior_variance: expected shape ({dino.input_basis.dim},), got {np.shape(prior_variance)}."

@@ -13,8 +13,8 @@ from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.mcmc.proposals import Derivatives, Evaluation
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.observation import CovarianceStateObservation
-from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.observation import CovarianceStateObservation, members_of, observed_data
+from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.model import SurrogateModel
 
@@ -175,20 +175,9 @@ class PDEPotential:
 
 def check_gaussian(misfit: hp.Misfit, name: str) -> None:
     """Raise `InputError` unless the noise is Gaussian, on observables of one time or several."""
-    for member in _members(misfit):
+    for member in members_of(misfit):
         if not isinstance(member, (hp.DiscreteStateObservation, CovarianceStateObservation)):
             raise InputError(
                 f"{name}: expected a misfit with Gaussian noise on observables B u, got {type(member).__name__}. "
                 "Use hp.DiscreteStateObservation or hd.CovarianceStateObservation."
             )
-
-
-def observed_data(misfit: hp.Misfit) -> np.ndarray:
-    """The data d (dQ,) as they are now, on every rank; of all times for an `hp.MisfitTD`."""
-    return np.concatenate([gather(owned_values(member.d), member.d.mpi_comm()) for member in _members(misfit)])
-
-
-def _members(misfit: hp.Misfit) -> list[hp.Misfit]:
-    """The user's misfit, or those of an `hp.MisfitTD`, which a surrogate's misfit wraps."""
-    own = getattr(misfit, "misfit", misfit)
-    return list(own.misfits) if isinstance(own, hp.MisfitTD) else [own]

@@ -132,11 +132,6 @@ def state_fingerprint(space) -> dict:
     return {"state space": _space(DofOrder(space), space)}
 
 
-def is_of_whole_state(stored: dict) -> bool:
-    """Whether a fingerprint is that of a problem whose observable is the whole state."""
-    return WHOLE_STATE in stored
-
-
 def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dict:
     order = DofOrder(state_space)
     probes = _probes(order)

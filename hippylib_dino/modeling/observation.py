@@ -6,6 +6,7 @@ import copy
 
 import dolfin as dl
 import hippylib as hp
+import numpy as np
 from mpi4py import MPI
 
 from hippylib_dino.errors import MisfitError
@@ -213,3 +214,14 @@ class ObservableMisfit(hp.Misfit):
 
     def apply_ij(self, i, j, dir, out) -> None:
         self._current().apply_ij(i, j, dir, out)
+
+
+def observed_data(misfit: hp.Misfit) -> np.ndarray:
+    """The data d (dQ,) as they are now, on every rank; of all times for an `hp.MisfitTD`."""
+    return np.concatenate([gather(owned_values(member.d), member.d.mpi_comm()) for member in members_of(misfit)])
+
+
+def members_of(misfit: hp.Misfit) -> list[hp.Misfit]:
+    """The user's misfit, or those of an `hp.MisfitTD`, which a surrogate's misfit wraps."""
+    own = getattr(misfit, "misfit", misfit)
+    return list(own.misfits) if isinstance(own, hp.MisfitTD) else [own]

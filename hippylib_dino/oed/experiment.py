@@ -197,11 +197,7 @@ def make_experiment(
             "dino: expected latent parameters that are white under the prior, got those of a learned encoder. Train a "
             "DINO on reduced samples."
         )
-    noise = noise_covariance
-    if not isinstance(noise, NoiseCovariance):
-        noise = NoiseCovariance(noise, basis.dim)
-    if noise.dim != basis.dim:
-        raise InputError(f"noise_covariance: expected one of {basis.dim} observables, got one of {noise.dim}.")
+    noise = NoiseCovariance.of(noise_covariance, basis.dim)
     if isinstance(draws, int):
         draws = Draws.sample(dino.input_basis.rank, noise, draws, seed)
     expected = (dino.input_basis.rank, basis.dim)

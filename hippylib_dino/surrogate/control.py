@@ -9,7 +9,7 @@ import numpy as np
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.control_forms import CONTROL, control_vector
 from hippylib_dino.modeling.control_problem import control_order
-from hippylib_dino.modeling.fingerprint import check_fingerprint, is_of_whole_state, state_fingerprint
+from hippylib_dino.modeling.fingerprint import check_fingerprint, state_fingerprint
 from hippylib_dino.modeling.spaces import check_vector, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.surrogate.problem import SurrogateProblem, _Point
@@ -43,7 +43,7 @@ class SurrogateControlProblem(SurrogateProblem):
     def __init__(self, dino: DINO, Vh, observable: dl.GenericVector | None = None):
         if len(Vh) != CONTROL + 1:
             raise InputError(f"Vh: expected four spaces, of state, parameter, adjoint and control, got {len(Vh)}.")
-        whole = is_of_whole_state(dino.fingerprint)
+        whole = dino.whole_state
         if whole == (observable is not None):
             raise InputError(
                 "observable: expected none, since this DINO gives whole states."

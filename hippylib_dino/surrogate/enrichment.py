@@ -22,7 +22,8 @@ from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.observation import observed_data
+from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.network.architecture import TrainableArchitecture
 from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
@@ -328,9 +329,8 @@ class _Batches:
     def __init__(self, surrogate: SurrogateModel, model: JacobianModel, seed: int, n_per_round: int, progress: bool):
         self.ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
         self._model, self._progress, self._order = model, progress, DofOrder(model.prior.Vh)
-        members = model.misfit.misfits if isinstance(model.misfit, hp.MisfitTD) else [model.misfit]
-        data = [gather(owned_values(member.d), member.d.mpi_comm()) for member in members]
-        content = b"".join(np.ascontiguousarray(a).tobytes() for a in (*data, *surrogate.dino.weights))
+        arrays = (observed_data(model.misfit), *surrogate.dino.weights)
+        content = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
         digest = hashlib.sha256(content + f"{seed}, {n_per_round}".encode()).hexdigest()[:12]
         self._name, self._seed = f"enrichment {digest}", (seed, STREAM, int(digest, 16))
 

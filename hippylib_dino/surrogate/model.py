@@ -9,7 +9,6 @@ import numpy as np
 from hippylib_dino.errors import InputError, MisfitError
 from hippylib_dino.modeling.fingerprint import (
     check_fingerprint,
-    is_of_whole_state,
     observation_fingerprint,
     operator_fingerprint,
     prior_fingerprint,
@@ -64,7 +63,7 @@ class SurrogateModel(ParameterToObservable, hp.Model):
 
     def __init__(self, dino: DINO, prior, misfit: hp.Misfit, *, state_space: dl.FunctionSpace | None = None):
         here = prior_fingerprint(prior)
-        if is_of_whole_state(dino.fingerprint):
+        if dino.whole_state:
             if state_space is None:
                 raise InputError(
                     "state_space: expected the state space of the PDE, since this DINO gives whole states; "

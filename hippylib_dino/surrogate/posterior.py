@@ -5,6 +5,7 @@ from __future__ import annotations
 import hippylib as hp
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.modeling.observation import members_of
 from hippylib_dino.surrogate.model import SurrogateModel
 
 
@@ -68,7 +69,7 @@ def laplace(
 def _default_rank(model: hp.Model) -> int:
     """What bounds the rank of the Gauss-Newton Hessian: observables and latent parameters; at most 100."""
     limits = [100, model.prior.mean.size()]
-    members = model.misfit.misfits if isinstance(model.misfit, hp.MisfitTD) else [model.misfit]
+    members = members_of(model.misfit)
     if all(hasattr(member, "B") for member in members):
         limits.append(sum(member.B.size(0) for member in members))
     if isinstance(model, SurrogateModel):
