@@ -117,13 +117,16 @@ def rng():
 
 
 @pytest.fixture(scope="session")
-def run_python():
-    """Run code in a fresh interpreter, on `ranks` MPI ranks; return what it printed."""
+def run_python(tmp_path_factory):
+    """Run code in a fresh interpreter, on `ranks` MPI ranks; return what it printed, rank after rank."""
 
     def run(code, *, ranks=1, timeout=300, check=True, **environment):
         command = [sys.executable, "-c", code]
-        if ranks > 1:
-            command = ["mpirun", "--oversubscribe", "-n", str(ranks), *command]
+        folder = tmp_path_factory.mktemp("ranks")
+        if ranks > 1:  # a file a rank: what ranks print at the same time would otherwise mix within a line
+            command = [
+                "mpirun", "--oversubscribe", "--output-filename", f"{folder}:nocopy", "-n", str(ranks), *command
+            ]  # fmt: skip
         variables = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -132,6 +135,9 @@ def run_python():
             **environment,
         }
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+        for stream in ("stdout", "stderr"):
+            printed = [path.read_text() for path in sorted(folder.glob(f"*/rank.*/{stream}"))]
+            setattr(done, stream, "".join([*printed, getattr(done, stream)]))
         if check and done.returncode:
             raise AssertionError(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done

@@ -103,6 +103,7 @@ def test_a_sample_that_fails_is_named(control_model, ensemble, monkeypatch):
     def fail(*_):
         raise hd.modeling.ForwardSolveError("no")
 
+    ensemble.quantity(2 * Z)  # the model's own guess is made by a forward solve as well
     monkeypatch.setattr(control_model.problem, "solveFwd", fail)
     with pytest.raises(SolveError, match="sample 0 of the ensemble: the forward solve failed"):
         ensemble.quantity(Z)
