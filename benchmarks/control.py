@@ -87,14 +87,14 @@ def generate(small: bool = False) -> None:
 
 
 @app.command()
-def train(small: bool = False) -> None:
-    """The DINO and its twin, which sees values alone."""
+def train(formulation: list[str] = typer.Option(FORMULATIONS), small: bool = False) -> None:
+    """The DINO and its twin, which sees values alone; one of them with --formulation."""
     size = SMALL if small else FULL
     dataset = hd.Dataset.open(size.path(""))
-    for formulation in FORMULATIONS:
-        dino = hd.train(dataset, formulation, hidden=(size.width,) * 3, epochs=size.epochs, seed=0)
-        print(formulation, dino.evaluate(dataset))
-        dino.save(size.path(f"_{formulation}.dino"), overwrite=True)
+    for loss in formulation:
+        dino = hd.train(dataset, loss, hidden=(size.width,) * 3, epochs=size.epochs, seed=0)
+        print(loss, dino.evaluate(dataset))
+        dino.save(size.path(f"_{loss}.dino"), overwrite=True)
 
 
 @dataclass
