@@ -50,7 +50,7 @@ class Solution:
     run : OptimalControl
         By the surrogate.
     polished : OptimalControl or None
-        A few iterations of the PDE from there.
+        From there with a few evaluations of the PDE.
     assessments : dict of Assessment
         By the PDE, on samples that no optimiser has seen, of "z = 0", "z*", the surrogate's control, and "polished".
     """
@@ -63,7 +63,7 @@ class Solution:
 def solve(
     model: hd.JacobianModel, dino: hd.DINO, case: Case, *, n_samples: int, n_fresh: int, polish: int = 0
 ) -> Solution:
-    """Minimise by the surrogate at `n_samples`, polish, and judge by the PDE at `n_fresh` others."""
+    """Minimise by the surrogate at `n_samples`, polish with so many evaluations, judge at `n_fresh` others."""
     basis = dino.input_basis
     reduced = ouu.LatentQuadratic.reduce(*case.quantity.of_state(), dino.output_basis)
 
@@ -76,12 +76,13 @@ def solve(
     common = ouu.PDEEnsemble.draw(model, case.quantity, n_samples, seed=COMMON_SEED)
     fresh = ouu.PDEEnsemble.draw(model, case.quantity, n_fresh, seed=FRESH_SEED)
     zero = np.zeros(common.n_control)
-    run = ouu.minimize(objective(surrogate(common.latent(basis))), zero, bounds=case.bounds)
+    ensemble = surrogate(common.latent(basis))
+    run = ouu.minimize(objective(ensemble), zero, bounds=case.bounds)
     many = np.random.default_rng(FRESH_SEED).standard_normal((MANY, basis.parameter_part().rank))
     twins = {"paired": surrogate(fresh.latent(basis)), "cheap": surrogate(many)}
     controls, polished = {"z = 0": zero, "z*": run.z}, None
     if polish:
-        polished = ouu.minimize(objective(common), run.z, bounds=case.bounds, max_iterations=polish)
+        polished = ouu.polish(objective(common), ensemble, run.z, bounds=case.bounds, max_evaluations=polish)
         controls["polished"] = polished.z
     judged = {label: ouu.assess(objective(fresh), z, bounds=case.bounds, **twins) for label, z in controls.items()}
     return Solution(run, polished, judged)

@@ -35,7 +35,7 @@ def main(
     output_rank: int = 100,
     epochs: int | None = None,
     n_ensemble: Annotated[int, typer.Option(help="Samples of each sample average.")] = 128,
-    polish: Annotated[int, typer.Option(help="Iterations of the PDE from the surrogate's control.")] = 0,
+    polish: Annotated[int, typer.Option(help="Evaluations of the PDE from the surrogate's control.")] = 0,
     seed: int = 0,
     generate_only: Annotated[bool, typer.Option(help="Stop when the data are there.")] = False,
 ) -> None:

@@ -8,6 +8,7 @@ from hippylib_dino.ouu.ensembles import Ensemble, SurrogateEnsemble
 from hippylib_dino.ouu.minimization import ExtrapolationWarning, Iterate, OptimalControl, minimize
 from hippylib_dino.ouu.objective import Objective
 from hippylib_dino.ouu.penalties import L1Penalty, L2Penalty, Penalty
+from hippylib_dino.ouu.polishing import CorrectedEnsemble, polish
 from hippylib_dino.ouu.quantities import LatentQuadratic, LatentQuantity
 from hippylib_dino.ouu.risk import (
     CVaR,
@@ -38,6 +39,7 @@ __all__ = [
     "Assessment",
     "CVaR",
     "ControlDistribution",
+    "CorrectedEnsemble",
     "Ensemble",
     "Entropic",
     "Expansion",
@@ -63,6 +65,7 @@ __all__ = [
     "control_from_config",
     "minimize",
     "parse_risk",
+    "polish",
     *_PDE_SIDE,
 ]
 

@@ -50,6 +50,10 @@ class Ensemble(ABC):
         """Why the ensemble is not to be relied on at z (dZ,); None where it is."""
         return None
 
+    def of_first(self, numbers: np.ndarray) -> np.ndarray:
+        """The first rank's array, on all: what each rank computes by itself may differ by rounding."""
+        return numbers
+
 
 class SurrogateEnsemble(Ensemble):
     """Q by a surrogate of latent parameter and control, f: (x, ζ) ↦ y, in NumPy.

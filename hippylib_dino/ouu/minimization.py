@@ -111,8 +111,8 @@ def minimize(
 ) -> OptimalControl:
     """Minimise an objective over the control, and over the auxiliary variables of a joint one.
 
-    With an ensemble of the PDE the same call gives the PDE's own optimum; started at the surrogate's control it needs
-    few iterations.
+    With an ensemble of the PDE the same call gives the PDE's own optimum; `polish` gets there from the surrogate's with
+    few solves.
 
     Parameters
     ----------
@@ -160,6 +160,7 @@ def minimize(
     z = checked_control(start, n, "start")
     low, high = checked_bounds(bounds, n)
     _check_options(method, tolerance, max_iterations, constraints)
+    check_within(z, low, high)
     _check_feasible(z, low, high, constraints)
     settings = {
         "method": method, "risk": repr(objective.risk), "penalties": [type(p).__name__ for p in objective.penalties],
@@ -217,9 +218,7 @@ class _Run:
         return LinearOperator((len(variables),) * 2, matvec=product, rmatvec=product, dtype=float)
 
     def gradient_norm(self, variables: np.ndarray, gradient: np.ndarray) -> float:
-        """Largest entry of x - P(x - g), which is zero where bounds hold what the gradient asks for."""
-        moved = variables - np.clip(variables - gradient, self.low, self.high)
-        return float(np.abs(moved).max())
+        return projected_norm(variables, gradient, self.low, self.high)
 
     def note(self, variables: np.ndarray, value: float, gradient: np.ndarray) -> None:
         """A new iterate."""
@@ -297,6 +296,11 @@ class _Run:
         )
 
 
+def projected_norm(x: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
+    """Largest entry of x - P(x - g) (n,), which is zero where bounds hold what the gradient asks for."""
+    return float(np.abs(x - np.clip(x - gradient, low, high)).max())
+
+
 def checked_bounds(bounds: Sequence | None, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bounds (n,) of controls; `InputError` unless some control is between them."""
     if bounds is None:
@@ -330,14 +334,18 @@ def _check_options(method: str, tolerance: float, max_iterations: int, constrain
         raise InputError(f'constraints: expected method="trust-constr" with them, got {method!r}.')
 
 
-def _check_feasible(z: np.ndarray, low: np.ndarray, high: np.ndarray, constraints: Sequence[LinearConstraint]) -> None:
-    """`InputError` unless bounds and constraints leave a control, and the start is within the bounds."""
+def check_within(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """`InputError` unless the start is within the bounds."""
     outside = np.flatnonzero((z < low) | (z > high))
     if len(outside):
         raise InputError(
             f"start: outside of the bounds at {len(outside)} of {len(z)} controls, first at {outside[0]}: "
             f"{z[outside[0]]:g} is not in [{low[outside[0]]:g}, {high[outside[0]]:g}]. Pass np.clip(start, *bounds)."
         )
+
+
+def _check_feasible(z: np.ndarray, low: np.ndarray, high: np.ndarray, constraints: Sequence[LinearConstraint]) -> None:
+    """`InputError` unless bounds and constraints leave a control."""
     if not constraints:
         return
     rows = []

@@ -134,6 +134,9 @@ class PDEEnsemble(Ensemble):
         self._each(z, evaluate)
         return self._sum(rows)
 
+    def of_first(self, numbers: np.ndarray) -> np.ndarray:
+        return self._ranks.world.bcast(numbers)
+
     # ---- one sample ----------------------------------------------------------------------
 
     def _solve_adjoint(self, x: list) -> None:

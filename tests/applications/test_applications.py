@@ -111,7 +111,7 @@ def test_control_run(tmp_path, capsys, name, mesh_size, problems):
     main = importlib.import_module(f"applications.{name}.run").main
     main(
         output=tmp_path, mesh_size=mesh_size, n_samples=24, input_rank=4, output_rank=8, epochs=20, n_ensemble=3,
-        polish=1,
+        polish=2,
     )  # fmt: skip
     assert "held-out errors: state" in capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())

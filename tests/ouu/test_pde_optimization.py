@@ -8,6 +8,22 @@ from mpi4py import MPI
 import hippylib_dino as hd
 from tests import control_problems
 
+
+class Half(hd.ouu.Ensemble):  # a surrogate of the PDE that sees half of the control
+    def __init__(self, pde):
+        self.pde, self.n, self.n_control = pde, pde.n, pde.n_control
+
+    def quantity(self, z):
+        return self.pde.quantity(z / 2)
+
+    def quantity_and_jacobian(self, z):
+        q, jacobian = self.pde.quantity_and_jacobian(z / 2)
+        return q, jacobian / 2
+
+    def hessian_actions(self, z, direction):
+        return self.pde.hessian_actions(z / 2, direction / 2) / 2
+
+
 dl.set_log_level(dl.LogLevel.ERROR)
 model = control_problems.build("wells", hd.sample_communicator())
 form = hd.ouu.tracking(model.problem.Vh, dl.Constant(0.7))
@@ -20,6 +36,13 @@ for risk, joint in ((hd.ouu.CVaR(0.6, 0.01), True), (hd.ouu.MeanVariance(3.0), F
     whole = hd.ouu.minimize(objective, np.zeros(3), max_iterations=60, bounds=(-2, 2), progress=False)
     assert np.allclose(found.z, whole.z, rtol=0, atol=1e-5), (found.z, whole.z)
     assert found.value < stopped.value < stopped.history[0].value
+    rough = hd.ouu.Objective(Half(ensemble), risk, objective.penalties)
+    rough = hd.ouu.minimize(rough, np.zeros(3), max_iterations=60, bounds=(-2, 2), progress=False)
+    if not joint:
+        few = dict(bounds=(-2, 2), progress=False, tolerance=1e-7, max_evaluations=30)
+        polished = hd.ouu.polish(objective, Half(ensemble), rough.z, **few)
+        assert np.abs(rough.z - found.z).max() > 1e-2
+        assert np.allclose(polished.z, found.z, rtol=0, atol=3e-3), (polished.z, found.z)
     judged = hd.ouu.assess(objective, found.z, bounds=(-2, 2), n_bootstrap=20)
     everyone = MPI.COMM_WORLD.allgather((*found.z, judged.risk.value))
     assert all(entry == everyone[0] for entry in everyone)
