@@ -14,7 +14,7 @@ from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.ouu.quantities import LatentQuantity
 from hippylib_dino.reduction.basis import Basis
 
-CHUNK = 64  # samples that are evaluated together: what they remember for the sweeps fits a processor's cache
+CHUNK = 128  # samples that are evaluated together: what they remember for the sweeps fits a processor's cache
 
 
 class Ensemble(ABC):
