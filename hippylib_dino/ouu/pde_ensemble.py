@@ -191,7 +191,7 @@ class PDEEnsemble(Ensemble):
                         u = self._solve(i, m, u if i in self._states else None)
                         self._states[i] = owned_values(u)
                     evaluate(i, [u, m, self._problem.generate_state(), control])
-            self._at = z
+            self._at = z.copy()
 
         self._ranks.together(work)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from hippylib_dino.errors import InputError
+from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.ouu.ensembles import Ensemble, checked_control
 from hippylib_dino.ouu.journal import Journal
 from hippylib_dino.ouu.minimization import (
@@ -20,12 +20,14 @@ from hippylib_dino.ouu.minimization import (
     minimize,
     projected_norm,
 )
-from hippylib_dino.ouu.objective import Objective
+from hippylib_dino.ouu.objective import Objective, finite_quantity
 
 INNER_ITERATIONS = 200  # of the surrogate, for each evaluation of the PDE
 GOOD, POOR = 0.75, 0.25  # of the decrease that was expected: the region grows, or shrinks
 GROWTH, SHRINKAGE = 2.0, 0.25
 AT_BORDER = 0.99  # of the region's radius: a step of this size is one that the region holds back
+SMALLEST = 1e-8  # region in which a surrogate that fails is given up
+SAME = 1e-3  # of a step: what rounding makes of it elsewhere
 
 
 class CorrectedEnsemble(Ensemble):
@@ -77,8 +79,9 @@ def polish(
 
     Each evaluation of the PDE corrects the surrogate (`CorrectedEnsemble`), whose optimum within a trust region is the
     next control, accepted if the PDE says it is better.  The correction makes value and gradient of the objective the
-    PDE's own, so that the controls converge to the PDE's optimum however poor the surrogate is; they do so fast where
-    its curvature is right.
+    PDE's own, so that a stationary control is one of the PDE however poor the surrogate is; it is reached in few
+    evaluations where the surrogate's curvature is right.  A control at which the PDE cannot be solved is one that is
+    not better.
 
     Parameters
     ----------
@@ -111,7 +114,7 @@ def polish(
         For a surrogate of other samples or controls, a joint objective, bounds that no control meets, a start outside
         of them, or a file of another problem.
     SolveError
-        If the quantity of interest is not finite, or a PDE solve failed.  The file keeps what was evaluated.
+        If the quantity of interest is not finite, or a PDE solve failed, at the start.
 
     References
     ----------
@@ -138,75 +141,123 @@ def polish(
     if not tolerance > 0:
         raise InputError(f"tolerance: expected a number > 0, got {tolerance}.")
     low, high = checked_bounds(bounds, pde.n_control)
-    z = checked_control(start, pde.n_control, "start")
-    check_within(z, low, high)
+    start = checked_control(start, pde.n_control, "start")
+    check_within(start, low, high)
     settings = {"method": "polish", "risk": repr(objective.risk), "n": pde.n, "n_control": pde.n_control}
     journal = Journal(path, resume=resume, settings=settings, writes=pde.is_first)
-    begun, n_evaluations = time.perf_counter(), 0
+    with tqdm(desc="polish by the PDE", unit="evaluation", disable=not (progress and pde.is_first)) as bar:
+        return _Run(objective, surrogate, low, high, journal, bar).solve(start, max_evaluations, tolerance)
 
-    def corrected(z: np.ndarray) -> Objective:
-        """The objective of the surrogate that the PDE corrected at z."""
-        nonlocal n_evaluations
+
+class _Trial(NamedTuple):
+    """The corrected surrogate's optimum within the region, the same on all ranks."""
+
+    z: np.ndarray
+    decrease: float  # that it expects
+    converged: bool
+
+
+class _Run:
+    """One polish: what was evaluated, and the surrogate corrected at the best control so far."""
+
+    def __init__(
+        self, objective: Objective, surrogate: Ensemble, low: np.ndarray, high: np.ndarray, journal: Journal, bar: tqdm
+    ):
+        self.objective, self.pde, self.surrogate = objective, objective.ensemble, surrogate
+        self.low, self.high, self.journal, self.bar = low, high, journal, bar
+        self.begun, self.n_evaluations = time.perf_counter(), 0
+        self.history: list[Iterate] = []
+
+    def correct(self, z: np.ndarray) -> tuple[Objective, Iterate]:
+        """Ask the PDE at z: the objective of the surrogate corrected there, with the PDE's own value and gradient."""
 
         def compute() -> np.ndarray:
-            q, jacobian = pde.quantity_and_jacobian(z)
+            try:
+                q, jacobian = self.pde.quantity_and_jacobian(z)
+            except SolveError:
+                if not self.history:
+                    raise
+                return np.full(self.pde.n * (1 + self.pde.n_control), np.nan)  # a failure is remembered too
             return np.concatenate([q, jacobian.ravel()])
 
-        answer = journal.ask(z, compute)
-        n_evaluations += 1
-        q, jacobian = answer[: pde.n], answer[pde.n :].reshape(pde.n, pde.n_control)
-        ensemble = CorrectedEnsemble(surrogate, z, q, jacobian)
-        return Objective(ensemble, objective.risk, objective.penalties, objective.weights)
-
-    def iterate(z: np.ndarray, model: Objective) -> Iterate:
+        self.n_evaluations += 1
+        self.bar.update()
+        answer = self.journal.ask(z, compute)
+        q, jacobian = finite_quantity(answer[: self.pde.n]), answer[self.pde.n :].reshape(self.pde.n, -1)
+        ensemble = CorrectedEnsemble(self.surrogate, z, q, jacobian)
+        model = Objective(ensemble, self.objective.risk, self.objective.penalties, self.objective.weights)
         value, gradient = model.value_and_gradient(z)
-        value, norm = pde.of_first(np.array([value, projected_norm(z, gradient, low, high)]))
-        return Iterate(z, float(value), float(norm), n_evaluations, time.perf_counter() - begun)
+        value, norm = self.pde.of_first(np.array([value, projected_norm(z, gradient, self.low, self.high)]))
+        return model, Iterate(z, float(value), float(norm), self.n_evaluations, time.perf_counter() - self.begun)
 
-    radius, converged, message = np.inf, False, "max_evaluations were used"
-    with tqdm(desc="polish by the PDE", unit="evaluation", disable=not (progress and pde.is_first)) as bar:
-        model = corrected(z)
-        history = [iterate(z, model)]
+    def accept(self, new: Iterate) -> None:
+        self.history.append(new)
+        self.bar.set_postfix(objective=f"{new.value:.6g}", gradient=f"{new.gradient_norm:.2g}")
+
+    def propose(self, model: Objective, radius: float) -> _Trial | None:
+        """None where the corrected surrogate itself failed on the way."""
+        here = self.history[-1]
+        region = np.maximum(self.low, here.z - radius), np.minimum(self.high, here.z + radius)
+        try:
+            found = minimize(model, here.z, bounds=region, max_iterations=INNER_ITERATIONS, progress=False)
+            mine = np.concatenate([[1.0, here.value - found.value, found.converged], found.z])
+        except SolveError:
+            mine = np.zeros(3 + self.pde.n_control)
+        ok, decrease, converged, *z = self.pde.of_first(mine)
+        return _Trial(np.array(z), decrease, bool(converged)) if ok else None
+
+    def solve(self, start: np.ndarray, max_evaluations: int, tolerance: float) -> OptimalControl:
+        model, first = self.correct(self.pde.of_first(start.copy()))
+        self.accept(first)
+        radius, converged, message = np.inf, False, "max_evaluations were used"
         while True:
-            bar.update()
-            bar.set_postfix(objective=f"{history[-1].value:.6g}", gradient=f"{history[-1].gradient_norm:.2g}")
-            here, value = history[-1].z, history[-1].value
-            region = np.maximum(low, here - radius), np.minimum(high, here + radius)
-            found = minimize(model, here, bounds=region, max_iterations=INNER_ITERATIONS, progress=False)
-            *moved, expected = pde.of_first(np.append(found.z, value - found.value))
-            tried = np.array(moved)
-            step = float(np.abs(tried - here).max())
-            if expected <= tolerance * abs(value):
-                converged = step < AT_BORDER * radius
+            here = self.history[-1]
+            trial = self.propose(model, radius)
+            if trial is None:
+                radius = SHRINKAGE * min(radius, max(1.0, np.abs(here.z).max()))
+                if radius < SMALLEST:
+                    message = "the corrected surrogate failed in any region"
+                    break
+                continue
+            step = float(np.abs(trial.z - here.z).max())
+            if trial.decrease <= tolerance * abs(here.value) and step < AT_BORDER * radius:
+                converged = trial.converged
                 message = "less decrease is expected than the tolerance"
-                message += "" if converged else ", as corrections hold in a small region alone"
+                message += "" if converged else ", by a surrogate that was not minimised to its end"
                 break
-            if n_evaluations >= max_evaluations:
+            if self.n_evaluations >= max_evaluations:
                 break
-            at_tried = corrected(tried)
-            new = iterate(tried, at_tried)
-            gain = (value - new.value) / expected
+            known = self.journal.upcoming
+            if known is not None and np.abs(known - trial.z).max() <= SAME * step:
+                trial = trial._replace(z=known)  # rounding on other ranks must not part a resumed run from its file
+            try:
+                at_trial, new = self.correct(trial.z)
+                gain = (here.value - new.value) / trial.decrease
+            except SolveError:
+                gain = -np.inf
             if gain < POOR:
                 radius = SHRINKAGE * step
             elif gain > GOOD and step >= AT_BORDER * radius:
                 radius *= GROWTH
             if gain > 0:
-                model = at_tried
-                history.append(new)
-    last = history[-1]
-    penalties = sum(penalty.value_and_gradient(last.z)[0] for penalty in objective.penalties)
-    return replace(
-        found,
-        z=last.z.copy(),
-        value=last.value,
-        risk=last.value - penalties,
-        gradient_norm=last.gradient_norm,
-        converged=converged,
-        message=message,
-        n_iterations=len(history) - 1,
-        n_evaluations=n_evaluations,
-        n_hessian_actions=0,
-        seconds=time.perf_counter() - begun,
-        history=history,
-        outside=pde.outside(last.z),
-    )
+                model = at_trial
+                self.accept(new)
+        return self.result(converged, message)
+
+    def result(self, converged: bool, message: str) -> OptimalControl:
+        last = self.history[-1]
+        return OptimalControl(
+            z=last.z.copy(),
+            auxiliary=np.empty(0),
+            value=last.value,
+            risk=last.value - sum(p.value_and_gradient(last.z)[0] for p in self.objective.penalties),
+            gradient_norm=last.gradient_norm,
+            converged=converged,
+            message=message,
+            n_iterations=len(self.history) - 1,
+            n_evaluations=self.n_evaluations,
+            n_hessian_actions=0,
+            seconds=time.perf_counter() - self.begun,
+            history=self.history,
+            outside=self.pde.outside(last.z),
+        )

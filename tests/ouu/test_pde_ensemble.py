@@ -56,6 +56,15 @@ def test_states_are_kept_and_solves_counted(ensemble):
     assert ensemble.n_solves["forward"] == 6
 
 
+def test_a_control_that_is_changed_in_place_is_another(ensemble):
+    z = Z.copy()
+    first = ensemble.quantity(z)
+    z *= 2
+    again = ensemble.quantity(z)
+    assert ensemble.n_solves["forward"] == 6
+    assert not np.allclose(first, again)
+
+
 def test_samples_are_given_or_drawn(ensemble, control_model):
     order = hd.modeling.DofOrder(control_model.prior.Vh)
     samples = [order.to_array(owned_values(hd.data.draw_parameter(control_model.prior, 5, i))) for i in range(3)]
