@@ -2,7 +2,7 @@
 
 import importlib
 
-from hippylib_dino.network.architecture import ReducedDense, ReducedResNet
+from hippylib_dino.network.architecture import ReducedDense, ReducedProduct, ReducedResNet
 from hippylib_dino.network.baselines import kernel_regression, linear_model
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.ensemble import Ensemble, ensemble_of, train_ensemble
@@ -22,6 +22,7 @@ __all__ = [
     "LatentMap",
     "Polynomial",
     "ReducedDense",
+    "ReducedProduct",
     "ReducedResNet",
     "StockNetwork",
     "calibration",

@@ -13,7 +13,7 @@ import numpy as np
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.activations import get_activation
-from hippylib_dino.network.blocks import Activate, Block, Chain, Dense, Residual, Scale, chain
+from hippylib_dino.network.blocks import Activate, Block, Chain, Dense, Product, Residual, Scale, chain
 from hippylib_dino.network.formulations import Formulation, JacobianFormulation
 from hippylib_dino.network.latent_map import BlockMap, LatentMap
 from hippylib_dino.reduction.basis import Basis
@@ -289,3 +289,73 @@ class ReducedResNet(BlockArchitecture):
     def grown(self, depth: int) -> ReducedResNet:
         """The same with `depth` layers."""
         return replace(self, depth=depth)
+
+
+@dataclass(frozen=True)
+class ReducedProduct(BlockArchitecture):
+    """Products of features of the parameter and of the control, then residual layers with low rank.
+
+    y = V r(f(x) g(ζ)), with a dense network f of the latent parameter, an affine g of the latent control, residual
+    layers r that start as the identity, and a product entry by entry.  Without r it is what a PDE that is linear in
+    state and control gives: u(m, z) = A(m) z + c(m); r learns how far the PDE is from that.  The products are those of
+    DeepONets (Lu, Jin, Pang, Zhang, Karniadakis, Nature Machine Intelligence 3 (2021)), with the control in the place
+    of the point.
+
+    Parameters
+    ----------
+    input_rank, output_rank, activation, input_scale, output_scale
+        See `BlockArchitecture`; the input rank is that of parameter and control.
+    n_control : int, optional
+        Rank rZ of the control, the last of the inputs; `hd.train` takes it from the dataset.
+    hidden : tuple of int
+        Widths of f's hidden layers.
+    width : int
+        Products.
+    depth, layer_rank : int
+        Residual layers, and the rank of each.
+
+    Examples
+    --------
+    >>> network = ReducedProduct(input_rank=5, output_rank=2, n_control=2, width=8)
+    >>> ReducedProduct.from_config(network.get_config()) == network
+    True
+    """
+
+    n_control: int | None = None
+    hidden: tuple[int, ...] = (256,)
+    width: int = 256
+    depth: int = 2
+    layer_rank: int = 128
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        _check_widths("hidden, width, layer_rank", (*self.hidden, self.width, self.layer_rank))
+        if self.depth < 0:
+            raise InputError(f"depth: expected at least 0, got {self.depth}.")
+        if self.n_control is not None and not 0 < self.n_control < self.input_rank:
+            raise InputError(
+                f"n_control: expected some of the {self.input_rank} inputs, but not all, got {self.n_control}."
+            )
+
+    def fitted(self, samples: Samples, dataset: Dataset, formulation: Formulation) -> TrainableArchitecture:
+        if dataset.input_basis.parameter_block is None:
+            raise InputError(
+                "architecture: a ReducedProduct needs a dataset with controls; without, take a ReducedDense."
+            )
+        network = replace(self, n_control=dataset.input_basis.control_part().rank)
+        return with_scales(network, samples, dataset, formulation)
+
+    def hidden_blocks(self) -> Sequence[Block]:
+        if self.n_control is None:
+            raise InputError("n_control: expected the rank of the control, got None.")
+        n_first, blocks = self.input_rank - self.n_control, []
+        for n_in, n_out in itertools.pairwise((n_first, *self.hidden)):
+            blocks += [Dense(n_in, n_out), Activate(self.activation)]
+        f = chain([*blocks, Dense((n_first, *self.hidden)[-1], self.width)])
+        layer = chain(
+            [Dense(self.width, self.layer_rank), Activate(self.activation),
+             Dense(self.layer_rank, self.width, initial="zeros")]
+        )  # fmt: skip
+        products = Product(n_first, f, chain([Dense(self.n_control, self.width)]))
+        return [products, *[Residual(layer)] * self.depth, Dense(self.width, self.output_rank)]

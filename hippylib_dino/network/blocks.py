@@ -215,6 +215,59 @@ class Residual(Block):
         return cotangent + self.inner.pull_bent(ops, weights, state, curvature, along, cotangent)
 
 
+@dataclass(frozen=True)
+class Product(Block):
+    """y = f(a) g(b), entry by entry, for x = (a, b)."""
+
+    n_first: int  # of a
+    f: Chain
+    g: Chain
+
+    def weights(self) -> list[Weight]:
+        return [*self.f.weights(), *self.g.weights()]
+
+    def _shares(self, weights: Weights) -> tuple[Weights, Weights]:
+        n = len(self.f.weights())
+        return weights[:n], weights[n:]
+
+    def linearize(self, ops, weights: Weights, x):
+        first, second = self._shares(weights)
+        a, state_a = self.f.linearize(ops, first, x[..., : self.n_first])
+        b, state_b = self.g.linearize(ops, second, x[..., self.n_first :])
+        return a * b, (a, b, state_a, state_b)
+
+    def push(self, ops, weights: Weights, state, tangents):
+        (first, second), (a, b, state_a, state_b) = self._shares(weights), state
+        moved_a = self.f.push(ops, first, state_a, tangents[..., : self.n_first])
+        moved_b = self.g.push(ops, second, state_b, tangents[..., self.n_first :])
+        return moved_a * b[..., None, :] + moved_b * a[..., None, :]
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        (first, second), (a, b, state_a, state_b) = self._shares(weights), state
+        pulled_a = self.f.pull(ops, first, state_a, cotangents * b[..., None, :])
+        pulled_b = self.g.pull(ops, second, state_b, cotangents * a[..., None, :])
+        return ops.concatenate([pulled_a, pulled_b], axis=-1)
+
+    def curve(self, ops, weights: Weights, state, cotangent):
+        (first, second), (a, b, state_a, state_b) = self._shares(weights), state
+        pulled_a, bent_a = self.f.curve(ops, first, state_a, cotangent * b)
+        pulled_b, bent_b = self.g.curve(ops, second, state_b, cotangent * a)
+        return ops.concatenate([pulled_a, pulled_b], axis=-1), (bent_a, bent_b, cotangent)
+
+    def push_along(self, ops, weights: Weights, state, tangent):
+        (first, second), (a, b, state_a, state_b) = self._shares(weights), state
+        moved_a, along_a = self.f.push_along(ops, first, state_a, tangent[..., : self.n_first])
+        moved_b, along_b = self.g.push_along(ops, second, state_b, tangent[..., self.n_first :])
+        return moved_a * b + moved_b * a, (along_a, along_b, moved_a, moved_b)
+
+    def pull_bent(self, ops, weights: Weights, state, curvature, along, cotangent):
+        (first, second), (a, b, state_a, state_b) = self._shares(weights), state
+        (bent_a, bent_b, weight), (along_a, along_b, moved_a, moved_b) = curvature, along
+        pulled_a = self.f.pull_bent(ops, first, state_a, bent_a, along_a, cotangent * b + weight * moved_b)
+        pulled_b = self.g.pull_bent(ops, second, state_b, bent_b, along_b, cotangent * a + weight * moved_a)
+        return ops.concatenate([pulled_a, pulled_b], axis=-1)
+
+
 def chain(blocks: Sequence[Block]) -> Chain:
     """Blocks one after the other."""
     return Chain(tuple(blocks))

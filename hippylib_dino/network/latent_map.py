@@ -135,7 +135,9 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out.T.reshape(*a.shape[:-1], b.shape[1])
 
 
-_OPS = SimpleNamespace(**vars(numpy_ops), matmul=_product, transpose=np.transpose, array=np.array)
+_OPS = SimpleNamespace(
+    **vars(numpy_ops), matmul=_product, transpose=np.transpose, array=np.array, concatenate=np.concatenate
+)
 
 
 class BlockMap(LatentMap):

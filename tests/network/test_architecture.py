@@ -8,7 +8,7 @@ import pytest
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.network import ReducedDense
-from hippylib_dino.network.architecture import ReducedResNet, architecture_from_config
+from hippylib_dino.network.architecture import ReducedProduct, ReducedResNet, architecture_from_config
 from hippylib_dino.network.backend import keras
 
 pytestmark = pytest.mark.backends
@@ -21,6 +21,10 @@ NETWORKS = {
     },
     "scaled inputs": ReducedDense(5, 4, hidden=(7,), input_scale=SCALE),
     "residual": ReducedResNet(5, 4, depth=2, layer_rank=3, input_scale=SCALE, output_scale=3.0),
+    "product": ReducedProduct(
+        5, 4, n_control=2, hidden=(6,), width=7, depth=1, layer_rank=3, input_scale=SCALE, output_scale=3.0
+    ),
+    "bilinear": ReducedProduct(5, 4, n_control=2, hidden=(), width=3, depth=0, activation="tanh"),
 }
 
 
@@ -69,6 +73,13 @@ def test_unknown_kind_is_named():
         (ReducedDense, {"input_scale": (1.0,)}, "input_scale: expected 2 factors, one a latent parameter, got 1"),
         (ReducedResNet, {"depth": -1}, "depth: expected at least 0, got -1"),
         (ReducedResNet, {"layer_rank": 0}, r"layer_rank, width: expected positive layer widths, got \(0, 1\)"),
+        (ReducedProduct, {"n_control": 2}, "n_control: expected some of the 2 inputs, but not all, got 2"),
+        (ReducedProduct, {"depth": -1}, "depth: expected at least 0, got -1"),
+        (
+            ReducedProduct,
+            {"width": 0},
+            r"hidden, width, layer_rank: expected positive layer widths, got \(256, 0, 128\)",
+        ),
     ],
 )
 def test_bad_arguments_are_named(kind, arguments, message):

@@ -5,7 +5,7 @@ import pytest
 
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError
-from hippylib_dino.network import FullDense, kernel_regression
+from hippylib_dino.network import FullDense, ReducedProduct, kernel_regression
 from hippylib_dino.network.batches import Batches
 from hippylib_dino.network.formulations import H1, L2, SketchedH1, TruncatedH1
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
@@ -126,3 +126,32 @@ def test_bad_input_is_named(control_dataset, confusion_dataset):
         hd.train(confusion_dataset, H1(control_weight=1.0), **QUICK)
     with pytest.raises(InputError, match="FullDense takes parameters alone"):
         hd.train(control_dataset, architecture=FullDense(13, 8), **QUICK)
+
+
+def test_products_train_and_know_the_rank_of_the_control(control_dataset, tmp_path, rng):
+    ranks = control_dataset.input_basis.rank, control_dataset.output_basis.rank
+    network = ReducedProduct(*ranks, width=32, hidden=(32,), depth=1, layer_rank=8)
+    dino = hd.train(control_dataset, "h1", architecture=network, seed=2, epochs=40, batch_size=8, progress=False)
+    assert dino.architecture.n_control == control_dataset.input_basis.control_part().rank
+    errors = dino.evaluate(control_dataset)
+    assert errors["observable"] < 0.8
+    assert errors["control_jacobian"] < 0.8
+    dino.save(tmp_path / "a.dino")
+    x = rng.standard_normal((3, ranks[0]))
+    np.testing.assert_array_equal(hd.DINO.load(tmp_path / "a.dino").latent_map.value(x), dino.latent_map.value(x))
+
+
+def test_products_alone_are_affine_in_the_control(rng):
+    network = ReducedProduct(6, 4, n_control=2, width=5, depth=0)
+    f = network.latent_map([rng.standard_normal(shape) for shape in network.weight_shapes()])
+    x, zeta = rng.standard_normal(4), rng.standard_normal((2, 2))
+    at = [f.value(np.concatenate([x, z])) for z in (zeta[0], zeta[1], zeta.mean(axis=0))]
+    np.testing.assert_allclose(at[2], (at[0] + at[1]) / 2, rtol=1e-12)
+    bent = [f.value(np.concatenate([x * s, zeta[0]])) for s in (1, 2, 1.5)]
+    assert np.abs(bent[2] - (bent[0] + bent[1]) / 2).max() > 1e-2  # of the parameter they are not
+
+
+def test_products_need_a_control(confusion_dataset):
+    ranks = confusion_dataset.input_basis.rank, confusion_dataset.output_basis.rank
+    with pytest.raises(InputError, match="architecture: a ReducedProduct needs a dataset with controls"):
+        hd.train(confusion_dataset, "h1", architecture=ReducedProduct(*ranks), epochs=1, progress=False)

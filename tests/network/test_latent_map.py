@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from hippylib_dino.network import Ensemble, KernelRegression, Polynomial, ReducedDense, ReducedResNet, StockNetwork
+from hippylib_dino.network import (
+    Ensemble,
+    KernelRegression,
+    Polynomial,
+    ReducedDense,
+    ReducedProduct,
+    ReducedResNet,
+    StockNetwork,
+)
 from hippylib_dino.network.backend import keras
 
 pytestmark = pytest.mark.backends
@@ -20,6 +28,7 @@ ARCHITECTURES = {
     "dense": lambda: ReducedDense(5, 4, hidden=(7, 6), input_scale=SCALE),
     "affine dense": lambda: ReducedDense(5, 4, hidden=()),
     "residual": lambda: ReducedResNet(5, 4, depth=2),
+    "product": lambda: ReducedProduct(5, 4, n_control=2, hidden=(7,), width=6, layer_rank=3),
     "ensemble": lambda: Ensemble(5, 4, member=ReducedDense(5, 4, hidden=(6,)), n_members=3),
     "stock": stock,
     "affine": lambda: Polynomial(5, 4),
