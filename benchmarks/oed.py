@@ -33,6 +33,7 @@ COMM = MPI.COMM_WORLD
 Small = Annotated[bool, typer.Option(help="A quick look.")]
 Problem = Annotated[str, typer.Option(help="sensor_placement or cdr_3d.")]
 Mesh = Annotated[int | None, typer.Option(help="Cells a side; default that of the problem.")]
+Rivals = Annotated[int | None, typer.Option(help="Random designs that a found one is compared with by the PDE.")]
 app = typer.Typer(help=__doc__)
 
 
@@ -144,9 +145,12 @@ def found(dino: hd.DINO, noise, size: Size) -> tuple[dict[int, oed.Design], dict
 
 
 @app.command()
-def verify(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
+def verify(
+    problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None, rivals: Rivals = None
+) -> None:
     """Surrogate against PDE: correlation and error over random designs; found designs against random ones."""
     size = chosen(problem, small, mesh)
+    size = size if rivals is None else size._replace(n_random=rivals)
     data, path, seconds_file = files(size)
     model, dino = build(size), hd.DINO.load(path)
     noise, gram = model.noise_covariance, oed.mass_gram(model.prior, dino.input_basis)
@@ -164,14 +168,14 @@ def verify(problem: Problem = "sensor_placement", small: Small = False, mesh: Me
     # one rank searches, so that its time is that of one core
     searched = COMM.bcast(found(dino, noise, size) if COMM.rank == 0 else None)
     other = oed.PDECriteria(model, size.n_random_draws, seed=2, max_failed=0.2)
-    rivals = {}
+    judged = {}
     for k, design in searched[0].items():
         random = oed.random_designs(criteria["information gain"], k, size.n_random, seed=2)
-        rivals[k] = oed.assess(criteria["information gain"], other, [design, *random], progress=True)
+        judged[k] = oed.assess(criteria["information gain"], other, [design, *random], progress=True)
     if COMM.rank == 0:
         offline = json.loads(seconds_file.read_text())
         offline |= dino.evaluate(hd.Dataset.open(data)) | {"parameters": dino.input_basis.dim}
-        write(size, "verify", verification(size, compared, rivals, searched, offline, surrogate_seconds))
+        write(size, "verify", verification(size, compared, judged, searched, offline, surrogate_seconds))
 
 
 def verification(
