@@ -120,7 +120,7 @@ def report(output: Path, solutions: Mapping[str, Solution], numbers: dict, title
     found = {}
     table = Table(title=f"{title}: risk of the DINO's optimal controls, by the PDE on fresh samples")
     for heading in ("", "z = 0", "z*", "95 % interval", "z*, by the surrogate", "polished"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
     for name, solution in solutions.items():
         run, risks = solution.run, {label: at.risk for label, at in solution.assessments.items()}
         low, high = risks["z*"].interval

@@ -20,6 +20,7 @@ import hippylib_dino as hd
 from applications import control_study, study
 from applications.flow_control.model import LARGEST, build, quantity
 from hippylib_dino import ouu, plotting
+from hippylib_dino.network import ReducedProduct
 
 RISKS = {"CVaR": ouu.CVaR(beta=0.95, epsilon=1e-4), "mean-variance": ouu.MeanVariance(beta=1.0)}
 PENALTY = 1e-3
@@ -60,7 +61,8 @@ def main(
     if generate_only:
         return
     with study.timed(seconds, "train"):
-        dino = hd.train(dataset, "h1", epochs=epochs, seed=seed)
+        network = ReducedProduct(dataset.input_basis.rank, dataset.output_basis.rank)
+        dino = hd.train(dataset, "h1", architecture=network, epochs=epochs, seed=seed)
     dino.save(output / "flow_control.dino", overwrite=True)
     solutions = {}
     with study.timed(seconds, "optimise"):

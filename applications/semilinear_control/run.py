@@ -21,6 +21,7 @@ import hippylib_dino as hd
 from applications import control_study, study
 from applications.semilinear_control.model import LARGEST, build
 from hippylib_dino import ouu, plotting
+from hippylib_dino.network import ReducedProduct
 
 TARGETS = {"sinusoidal": "sin(2*pi*x[0])*sin(2*pi*x[1])", "constant": "1.0"}
 RISKS = {"CVaR": ouu.CVaR(beta=0.95, epsilon=1e-4), "mean-variance": ouu.MeanVariance(beta=10.0)}
@@ -52,7 +53,8 @@ def main(
     if generate_only:
         return
     with study.timed(seconds, "train"):
-        dino = hd.train(dataset, "h1", epochs=epochs, seed=seed)
+        network = ReducedProduct(dataset.input_basis.rank, dataset.output_basis.rank)
+        dino = hd.train(dataset, "h1", architecture=network, epochs=epochs, seed=seed)
     dino.save(output / "semilinear_control.dino", overwrite=True)
     Vh, solutions = model.problem.Vh, {}
     with study.timed(seconds, "optimise"):

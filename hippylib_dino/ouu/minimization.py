@@ -228,7 +228,7 @@ class _Run:
         self.history.append(Iterate(z, value, norm, self.n_evaluations, seconds))
         if len(self.history) > 1:
             self.bar.update()
-        self.bar.set_postfix(objective=f"{value:.6g}", gradient=f"{norm:.2g}")
+        self.bar.set_postfix(objective=f"{value:.6g}", gradient=f"{norm:.2g}", refresh=False)
 
     def solve(
         self,

@@ -192,7 +192,7 @@ class _Run:
 
     def accept(self, new: Iterate) -> None:
         self.history.append(new)
-        self.bar.set_postfix(objective=f"{new.value:.6g}", gradient=f"{new.gradient_norm:.2g}")
+        self.bar.set_postfix(objective=f"{new.value:.6g}", gradient=f"{new.gradient_norm:.2g}", refresh=False)
 
     def propose(self, model: Objective, radius: float) -> _Trial | None:
         """None where the corrected surrogate itself failed on the way."""

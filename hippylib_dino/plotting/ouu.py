@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from hippylib_dino.plotting.figures import COLORS, REFERENCE, check_entries, input_error
 
@@ -108,7 +109,11 @@ def plot_quantity(
             for axes in (density, exceedance):
                 axes.axvline(risk.value(q), color=color, linestyle="--", linewidth=1)
     for axes in (density, exceedance):
-        axes.set_xscale("log" if log else "linear")
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("quantity of interest" + (f" ({units})" if units else ""))
     density.set_ylabel("share of samples")
     density.legend()
@@ -142,6 +147,8 @@ def plot_convergence(runs: Mapping[str, OptimalControl]) -> Figure:
         style = {"color": COLORS[k % len(COLORS)], "marker": ".", "label": label}
         values.plot(counts, [iterate.value for iterate in run.history], **style)
         gradients.semilogy(counts, [iterate.gradient_norm for iterate in run.history], **style)
+    if all(iterate.value > 0 for run in runs.values() for iterate in run.history):
+        values.set_yscale("log")
     values.set_ylabel("objective")
     gradients.set_ylabel("largest projected gradient")
     for axes in (values, gradients):
