@@ -10,6 +10,9 @@ A block b maps x (..., n_in) to y (..., n_out).  With ∂b at x it gives
 
 `ops` is `keras.ops` or `numpy_ops`, so that a trained network and its float64 evaluation cannot differ.
 Weights come as a flat list, which each block takes from.
+
+``fix`` makes of a block and some fixed first inputs (n, k) a block of the other inputs: what depends on the fixed ones
+alone is computed once.
 """
 
 from __future__ import annotations
@@ -62,6 +65,13 @@ class Block:
         """Reverse sweep of a cotangent (..., n_out), and ∇²(cᵀb) t on top."""
         return self.pull(ops, weights, state, cotangent)
 
+    def fix(self, ops, weights: Weights, first) -> tuple[Block, Weights, Any] | None:
+        """The block of the other inputs, its weights, and what is left of `first` for the next block, or None.
+
+        None alone if the block mixes its inputs in a way that this does not know.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Dense(Block):
@@ -83,6 +93,11 @@ class Dense(Block):
     def pull(self, ops, weights: Weights, state, cotangents):
         return ops.matmul(cotangents, ops.transpose(weights[0]))
 
+    def fix(self, ops, weights: Weights, first):
+        k = first.shape[-1]
+        bias = ops.matmul(first, weights[0][:k]) + weights[1]  # one a sample
+        return Dense(self.n_in - k, self.n_out), [weights[0][k:], bias], None
+
 
 @dataclass(frozen=True)
 class Scale(Block):
@@ -101,6 +116,12 @@ class Scale(Block):
 
     def pull(self, ops, weights: Weights, state, cotangents):
         return self._scaled(ops, cotangents)
+
+    def fix(self, ops, weights: Weights, first):
+        if isinstance(self.factor, float):
+            return self, [], first * self.factor
+        k = first.shape[-1]
+        return Scale(self.factor[k:]), [], first * ops.array(self.factor[:k], dtype=first.dtype)
 
 
 @dataclass(frozen=True)
@@ -152,6 +173,18 @@ class Chain(Block):
             x, state = block.linearize(ops, own, x)
             states.append(state)
         return x, states
+
+    def fix(self, ops, weights: Weights, first):
+        blocks, kept = [], []
+        for block, own in self._shares(weights):
+            if first is not None:
+                fixed = block.fix(ops, own, first)
+                if fixed is None:
+                    return None
+                block, own, first = fixed
+            blocks.append(block)
+            kept += own
+        return Chain(tuple(blocks)), kept, first
 
     def push(self, ops, weights: Weights, state, tangents):
         for (block, own), s in zip(self._shares(weights), state, strict=True):
@@ -216,6 +249,34 @@ class Residual(Block):
 
 
 @dataclass(frozen=True)
+class Times(Block):
+    """y = a x, entry by entry, with a factor for each entry of each sample among the weights."""
+
+    n: int
+
+    def weights(self) -> list[Weight]:
+        return [Weight((self.n,), "ones")]
+
+    def linearize(self, ops, weights: Weights, x):
+        return x * weights[0], None
+
+    def push(self, ops, weights: Weights, state, tangents):
+        return tangents * weights[0][..., None, :]
+
+    def pull(self, ops, weights: Weights, state, cotangents):
+        return cotangents * weights[0][..., None, :]
+
+    def curve(self, ops, weights: Weights, state, cotangent):
+        return cotangent * weights[0], None
+
+    def push_along(self, ops, weights: Weights, state, tangent):
+        return tangent * weights[0], None
+
+    def pull_bent(self, ops, weights: Weights, state, curvature, along, cotangent):
+        return cotangent * weights[0]
+
+
+@dataclass(frozen=True)
 class Product(Block):
     """y = f(a) g(b), entry by entry, for x = (a, b)."""
 
@@ -235,6 +296,13 @@ class Product(Block):
         a, state_a = self.f.linearize(ops, first, x[..., : self.n_first])
         b, state_b = self.g.linearize(ops, second, x[..., self.n_first :])
         return a * b, (a, b, state_a, state_b)
+
+    def fix(self, ops, weights: Weights, first):
+        if first.shape[-1] != self.n_first:
+            return None
+        of_f, of_g = self._shares(weights)
+        factor, _ = self.f.linearize(ops, of_f, first)
+        return Chain((self.g, Times(factor.shape[-1]))), [*of_g, factor], None
 
     def push(self, ops, weights: Weights, state, tangents):
         (first, second), (a, b, state_a, state_b) = self._shares(weights), state

@@ -57,6 +57,14 @@ class LatentMap(ABC):
         """`linearize` in single precision where that is faster, for steps and preconditioners."""
         return self.linearize(x)
 
+    def with_first(self, x: np.ndarray) -> LatentMap:
+        """f(x_i, ·) of the other inputs, for fixed first inputs x (n, k).
+
+        It takes other inputs (n, rM - k), or one (rM - k,) for all; what then does not differ between the samples may
+        come without their axis.
+        """
+        return _FixedFirst(self, x)
+
     def jvp(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """∂f(x) v, (..., rQ)."""
         return self.linearize(x).jvp(direction)
@@ -96,6 +104,52 @@ class Linearization(ABC):
     def pull(self, weights: np.ndarray) -> np.ndarray:
         """W ∂f(x), (..., k, rM), for k rows W (..., k, rQ) at each point."""
         return weights @ self.jacobian()
+
+
+class _FixedFirst(LatentMap):
+    """f with its first inputs fixed, by f itself."""
+
+    def __init__(self, f: LatentMap, first: np.ndarray):
+        self._map, self._first = f, first
+        self.input_rank, self.output_rank = f.input_rank - first.shape[-1], f.output_rank
+
+    def _whole(self, other: np.ndarray, first: np.ndarray | float) -> np.ndarray:
+        out = np.empty((len(self._first), self._map.input_rank))
+        k = self._first.shape[-1]
+        out[:, :k], out[:, k:] = first, other
+        return out
+
+    def value(self, x: np.ndarray) -> np.ndarray:
+        return self._map.value(self._whole(x, self._first))
+
+    def value_and_jacobian(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, jacobian = self._map.value_and_jacobian(self._whole(x, self._first))
+        return value, jacobian[..., self._first.shape[-1] :]
+
+    def hessian_action(self, x: np.ndarray, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return self.linearize(x).hessian(weights)(direction)
+
+    def linearize(self, x: np.ndarray) -> Linearization:
+        return _FixedFirstLinearization(self._map.linearize(self._whole(x, self._first)), self._whole, self.input_rank)
+
+
+class _FixedFirstLinearization(Linearization):
+    def __init__(self, at: Linearization, whole: Callable[[np.ndarray, float], np.ndarray], n_other: int):
+        self._at, self._whole, self._n = at, whole, n_other
+        self.value = at.value
+
+    def jacobian(self) -> np.ndarray:
+        return self._at.jacobian()[..., -self._n :]
+
+    def jvp(self, direction: np.ndarray) -> np.ndarray:
+        return self._at.jvp(self._whole(direction, 0.0))
+
+    def vjp(self, weights: np.ndarray) -> np.ndarray:
+        return self._at.vjp(weights)[..., -self._n :]
+
+    def hessian(self, weights: np.ndarray, metric: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        action = self._at.hessian(weights, metric)
+        return lambda direction: action(self._whole(direction, 0.0))[..., -self._n :]
 
 
 def weigh(metric: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -170,6 +224,13 @@ class BlockMap(LatentMap):
     def value_and_jacobian(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         at = self.linearize(x)
         return at.value, at.jacobian()
+
+    def with_first(self, x: np.ndarray) -> LatentMap:
+        fixed = self.blocks.fix(_OPS, self.weights, x)
+        if fixed is None:
+            return super().with_first(x)
+        blocks, weights, _ = fixed
+        return BlockMap(blocks, weights, self.input_rank - x.shape[-1], self.output_rank)
 
     @cached_property
     def _single(self) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.ouu.quantities import LatentQuantity
 from hippylib_dino.reduction.basis import Basis
 
-CHUNK = 128  # samples that are evaluated together: what they remember for the sweeps fits a processor's cache
+CHUNK = 128  # samples that are evaluated together: what the sweeps remember fits a processor's cache
 
 
 class Ensemble(ABC):
@@ -59,7 +58,7 @@ class SurrogateEnsemble(Ensemble):
     """Q by a surrogate of latent parameter and control, f: (x, ζ) ↦ y, in NumPy.
 
     A gradient takes one evaluation and one reverse sweep a sample, never the Jacobian of the network.  Samples are
-    taken in chunks: memory beyond the results does not grow with their number.
+    taken in chunks, and what the network makes of their parameters alone is computed once.
 
     Parameters
     ----------
@@ -113,6 +112,8 @@ class SurrogateEnsemble(Ensemble):
         self.latent_map, self.control_basis, self._quantity = latent_map, control_basis, quantity
         self._trained_on = trained_on
         self.n = len(self.x)
+        parts = [slice(first, first + CHUNK) for first in range(0, self.n, CHUNK)]
+        self._parts = [(part, latent_map.with_first(self.x[part])) for part in parts]
 
     @classmethod
     def of_dino(cls, dino: DINO, quantity: LatentQuantity, x: np.ndarray) -> SurrogateEnsemble:
@@ -133,35 +134,31 @@ class SurrogateEnsemble(Ensemble):
         """
         return cls(dino.latent_map, dino.input_basis.control_part(), quantity, x, dino.control)
 
-    def _chunks(self, z: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Samples, and the inputs (k, rM + rZ) of the network for them."""
-        zeta = self.control_basis.encode(checked_control(z, self.n_control))
-        for first in range(0, self.n, CHUNK):
-            part = slice(first, first + CHUNK)
-            x = self.x[part]
-            yield part, np.concatenate([x, np.broadcast_to(zeta, (len(x), len(zeta)))], axis=1)
+    def _latent_control(self, z: np.ndarray) -> np.ndarray:
+        return self.control_basis.encode(checked_control(z, self.n_control))
 
     def quantity(self, z: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._quantity.value(self.latent_map.value(inputs)) for _, inputs in self._chunks(z)])
+        zeta = self._latent_control(z)
+        return np.concatenate([self._quantity.value(f.value(zeta)) for _, f in self._parts])
 
     def quantity_and_jacobian(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        q, pulled = np.empty(self.n), np.empty((self.n, self.control_basis.encoder.shape[1]))
-        for part, inputs in self._chunks(z):
-            at = self.latent_map.linearize(inputs)
+        zeta = self._latent_control(z)
+        q, pulled = np.empty(self.n), np.empty((self.n, len(zeta)))
+        for part, f in self._parts:
+            at = f.linearize(zeta)
             q[part], gradient = self._quantity.value_and_gradient(at.value)
-            pulled[part] = at.vjp(gradient)[:, self.x.shape[1] :]
+            pulled[part] = at.vjp(gradient)
         return q, pulled @ self.control_basis.encoder.T
 
     def hessian_actions(self, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        zeta = self._latent_control(z)
         along = checked_control(direction, self.n_control, "direction") @ self.control_basis.encoder
         bent = np.empty((self.n, len(along)))
-        for part, inputs in self._chunks(z):
-            at = self.latent_map.linearize(inputs)
-            moved = np.zeros_like(inputs)
-            moved[:, self.x.shape[1] :] = along
+        for part, f in self._parts:
+            at = f.linearize(zeta)
             _, gradient = self._quantity.value_and_gradient(at.value)
-            curved = at.hessian(gradient)(moved) + at.vjp(self._quantity.hessian_action(at.value, at.jvp(moved)))
-            bent[part] = curved[:, self.x.shape[1] :]
+            curved = at.vjp(self._quantity.hessian_action(at.value, at.jvp(along)))
+            bent[part] = curved + at.hessian(gradient)(along)
         return bent @ self.control_basis.encoder.T
 
     def outside(self, z: np.ndarray) -> str | None:

@@ -69,3 +69,39 @@ def test_linearization_gives_what_the_map_gives(latent, shape, rng):
         (at.jvp(v), (at.jacobian() @ v[..., None])[..., 0]), (at.pull(rows), rows @ at.jacobian()),
     ):  # fmt: skip
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("k", [2, 3])
+def test_first_inputs_are_fixed(latent, k, shape, rng):
+    """A product does so by itself where k is its own number of first inputs, else as the maps in general do."""
+    first, other, v, w = (rng.standard_normal(s) for s in ((3, k), (*shape, 5 - k), (*shape, 5 - k), (3, 4)))
+    whole, moved = (
+        np.concatenate([a, np.broadcast_to(b, (3, 5 - k))], axis=1) for a, b in ((first, other), (0 * first, v))
+    )
+    f = latent.with_first(first)
+    assert (f.input_rank, f.output_rank) == (5 - k, 4)
+    at, expected = f.linearize(other), latent.linearize(whole)
+    pairs = [
+        (f.value(other), latent.value(whole)),
+        (at.value, latent.value(whole)),
+        (at.jacobian(), expected.jacobian()[..., k:]),
+        (f.jacobian(other), expected.jacobian()[..., k:]),
+        (at.jvp(v), expected.jvp(moved)),
+        (at.vjp(w), expected.vjp(w)[:, k:]),
+        (at.hessian(w)(v), expected.hessian(w)(moved)[:, k:]),
+        (at.hessian(w, np.eye(4))(v), expected.hessian(w, np.eye(4))(moved)[:, k:]),
+    ]
+    for found, known in pairs:  # of an affine map, derivatives along one direction are one for all samples
+        assert found.shape == known.shape or not shape
+        np.testing.assert_allclose(
+            np.broadcast_to(found, known.shape), known, rtol=1e-10, atol=1e-10 * np.abs(known).max()
+        )
+
+
+def test_a_product_computes_the_features_of_fixed_inputs_once():
+    network = ReducedProduct(5, 4, n_control=2, hidden=(7,), width=6, layer_rank=3)
+    f = network.latent_map([np.ones(shape) for shape in network.weight_shapes()])
+    fixed = f.with_first(np.ones((3, 3)))
+    assert len(fixed.weights) == len(f.weights) - 4 + 1  # two layers of the parameter are three rows of factors now
+    assert any(w.shape == (3, 6) for w in fixed.weights)
