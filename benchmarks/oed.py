@@ -6,8 +6,9 @@
     python -m benchmarks.oed speed                   # searches, exhaustive search, evaluations a second
 
 Each with --small for a quick look: few samples, designs and draws.  --problem cdr_3d is convection-diffusion-reaction
-in the cube, 75 candidates, at two parameter dimensions by --mesh 16 (4913) and --mesh 24 (15 625).  Run with one BLAS
-thread a rank (OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_<problem>_<mesh>_verify.md and ..._speed.md.
+in the cube, 75 candidates, at two parameter dimensions by --mesh 16 (4913) and --mesh 24 (15 625).  `verify` takes an
+hour of a core at 64 x 64, most of it for the random rivals: --rivals 20 compares with fewer.  Run with one BLAS thread
+a rank (OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_<problem>_<mesh>_verify.md and ..._speed.md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ COMM = MPI.COMM_WORLD
 Small = Annotated[bool, typer.Option(help="A quick look.")]
 Problem = Annotated[str, typer.Option(help="sensor_placement or cdr_3d.")]
 Mesh = Annotated[int | None, typer.Option(help="Cells a side; default that of the problem.")]
+Train = Annotated[int | None, typer.Option("--n-train", help="Training samples; default 1024 (sensor_placement), 512.")]
 Rivals = Annotated[int | None, typer.Option(help="Random designs that a found one is compared with by the PDE.")]
 app = typer.Typer(help=__doc__)
 
@@ -60,29 +62,36 @@ FULL = {
 SMALL_MESH = {"sensor_placement": 16, "cdr_3d": 8}
 
 
-def chosen(problem: str, small: bool, mesh: int | None) -> Size:
+def chosen(problem: str, small: bool, mesh: int | None, n_train: int | None) -> Size:
     if problem not in FULL:
         raise typer.BadParameter(f"--problem: expected one of {list(FULL)}, got {problem!r}.")
     size = FULL[problem]
     if small:
         size = Size(problem, SMALL_MESH[problem], 64, (30, 30), 8, 6, 4, 2, 8, 1, (2, 3, 4))
-    return size if mesh is None else size._replace(mesh=mesh)
+    given = {"mesh": mesh, "n_train": n_train}
+    return size._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def is_small(size: Size) -> bool:
     return size.n_draws < FULL[size.problem].n_draws
 
 
+def name(size: Size) -> str:
+    """Of its files: problem and mesh, and where it is another than the problem's own, the number of samples."""
+    samples = "" if is_small(size) or size.n_train == FULL[size.problem].n_train else f"_N{size.n_train}"
+    return f"oed_{size.problem}_{size.mesh}{samples}{'_small' if is_small(size) else ''}"
+
+
 def files(size: Size) -> tuple[Path, Path, Path]:
     """Dataset, DINO, seconds that they took."""
-    stem = OUTPUT / f"oed_{size.problem}_{size.mesh}{'_small' if is_small(size) else ''}"
+    stem = OUTPUT / name(size)
     return stem, stem.with_suffix(".dino"), stem.with_suffix(".json")
 
 
 def write(size: Size, what: str, text: str) -> None:
     """Into results, or output for a quick look."""
     folder = OUTPUT if is_small(size) else RESULTS
-    (folder / f"oed_{size.problem}_{size.mesh}_{what}.md").write_text(text)
+    (folder / f"{name(size)}_{what}.md").write_text(text)
     print(text)
 
 
@@ -101,9 +110,11 @@ def build(size: Size) -> hd.JacobianModel:
 
 
 @app.command()
-def generate(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
+def generate(
+    problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None, n_train: Train = None
+) -> None:
     """Training, validation and test samples."""
-    size = chosen(problem, small, mesh)
+    size = chosen(problem, small, mesh, n_train)
     data, _, seconds = files(size)
     if data.exists():
         raise typer.BadParameter(f"{data} exists; remove it, so that generation is timed from the start.")
@@ -121,9 +132,11 @@ def generate(problem: Problem = "sensor_placement", small: Small = False, mesh: 
 
 
 @app.command()
-def train(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
+def train(
+    problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None, n_train: Train = None
+) -> None:
     """The DINO, formulation "h1"."""
-    data, path, seconds = files(chosen(problem, small, mesh))
+    data, path, seconds = files(chosen(problem, small, mesh, n_train))
     dataset = hd.Dataset.open(data)
     begun = time.perf_counter()
     dino = hd.train(dataset, "h1", seed=0, epochs=20 if small else None)
@@ -146,10 +159,14 @@ def found(dino: hd.DINO, noise, size: Size) -> tuple[dict[int, oed.Design], dict
 
 @app.command()
 def verify(
-    problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None, rivals: Rivals = None
+    problem: Problem = "sensor_placement",
+    small: Small = False,
+    mesh: Mesh = None,
+    n_train: Train = None,
+    rivals: Rivals = None,
 ) -> None:
     """Surrogate against PDE: correlation and error over random designs; found designs against random ones."""
-    size = chosen(problem, small, mesh)
+    size = chosen(problem, small, mesh, n_train)
     size = size if rivals is None else size._replace(n_random=rivals)
     data, path, seconds_file = files(size)
     model, dino = build(size), hd.DINO.load(path)
@@ -218,7 +235,7 @@ def verification(
     ]  # fmt: skip
     return f"""# Optimal design, {size.problem}: surrogate against PDE
 
-Machine: {processor()}, {COMM.size} ranks.  Commands: see `benchmarks/oed.py`{", --small" if is_small(size) else ""}.
+Machine: {processor()}, {COMM.size} rank{"s" * (COMM.size > 1)}.  Commands: see `benchmarks/oed.py`{", --small" if is_small(size) else ""}.
 {size.mesh} cells a side, {offline["parameters"]} parameters, N = {size.n_train}, ranks {size.ranks}.  Held-out errors:
 observable {offline["observable"]:.2%}, full Jacobian {offline["jacobian"]:.2%}.
 Both count the same draws of parameter and noise; the PDE observes the full parameter.
@@ -245,9 +262,11 @@ A pair is the MAP point and the Laplace approximation of one design and one draw
 
 
 @app.command()
-def speed(problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None) -> None:
+def speed(
+    problem: Problem = "sensor_placement", small: Small = False, mesh: Mesh = None, n_train: Train = None
+) -> None:
     """Searches against each other and against exhaustive search; evaluations a second."""
-    size = chosen(problem, small, mesh)
+    size = chosen(problem, small, mesh, n_train)
     data, path, _ = files(size)
     dataset, dino = hd.Dataset.open(data), hd.DINO.load(path)
     noise = dataset.noise_covariance
