@@ -235,7 +235,7 @@ def verification(
     ]  # fmt: skip
     return f"""# Optimal design, {size.problem}: surrogate against PDE
 
-Machine: {processor()}, {COMM.size} rank{"s" * (COMM.size > 1)}.  Commands: see `benchmarks/oed.py`{", --small" if is_small(size) else ""}.
+Machine: {processor()}; ranks: {COMM.size}.  Commands: see `benchmarks/oed.py`{", --small" if is_small(size) else ""}.
 {size.mesh} cells a side, {offline["parameters"]} parameters, N = {size.n_train}, ranks {size.ranks}.  Held-out errors:
 observable {offline["observable"]:.2%}, full Jacobian {offline["jacobian"]:.2%}.
 Both count the same draws of parameter and noise; the PDE observes the full parameter.
