@@ -106,7 +106,7 @@ CASES = {
         small=Size("control_small", 12, 24, 8, 24, (8, 12), 6, 64, 32, 5, 3, 3, 2),
     ),
     "flow_control": Case(
-        flow_control, "18 coefficients of the inflow through a body's sides, Q = dissipation",
+        flow_control, "blowing and suction at a body by 18 splines, Q = dissipation",
         lambda model: {"dissipation": flow_control.quantity(model)}, risks(1.0), ouu.L2Penalty(1e-3), 2.0,
         full=Size("control_flow", 16, 512, 64, 256, (16, 120), 64, 2048, 128, 200, 300, 60, 5),
         small=Size("control_flow_small", 8, 16, 4, 16, (4, 8), 4, 64, 16, 5, 3, 3, 2),
@@ -370,8 +370,8 @@ def report(problems: list[Problem], dinos: dict[str, hd.DINO], dataset: hd.Datas
     }`, then `train` (one rank),
 `reference` and `measure` alike; {processor()}, one thread a rank.
 
-Problem: `applications/{problem}`, mesh size {size.mesh}, {case.about}. DINO: {size.n_train} training samples of the
-whole state, ranks {size.ranks[0]} + {dinos["h1"].control.dim} to {size.ranks[1]}, POD, {
+Problem: `applications/{problem}`, mesh size {size.mesh}, {case.about}. DINO: {size.n_train} training
+samples of the whole state, ranks {size.ranks[0]} + {dinos["h1"].control.dim} to {size.ranks[1]}, POD, {
         size.width
     } products (`ReducedProduct`),
 {size.epochs} epochs; its twin "l2" sees the same values, no Jacobians. Objective: risk of Q at {

@@ -14,7 +14,7 @@ from hippylib_dino.plotting.figures import COLORS, REFERENCE, check_entries, inp
 if TYPE_CHECKING:
     from hippylib_dino.ouu import OptimalControl, RiskMeasure
 
-BINS = 40
+BINS = 40  # at most
 
 
 def plot_controls(
@@ -99,11 +99,14 @@ def plot_quantity(
     together = np.concatenate(list(samples.values()))
     low, high = together.min(), together.max()
     high = high if high > low else low + 1.0
-    edges = (np.geomspace if log else np.linspace)(low, high, BINS)
+    n_bins = int(np.clip(2 * np.sqrt(min(map(len, samples.values()))), 10, BINS))
+    edges = (np.geomspace if log else np.linspace)(low, high, n_bins + 1).tolist()
     for k, (label, q) in enumerate(samples.items()):
         color = COLORS[k % len(COLORS)]
         name = label if risk is None else f"{label}, {type(risk).__name__} {risk.value(q):.4g}"
-        density.hist(q, edges.tolist(), weights=np.full(len(q), 1 / len(q)), color=color, alpha=0.5, label=name)
+        share = {"bins": edges, "weights": np.full(len(q), 1 / len(q)), "color": color}
+        density.hist(q, **share, histtype="stepfilled", alpha=0.15)
+        density.hist(q, **share, histtype="step", linewidth=1.4, label=name)
         exceedance.step(np.sort(q), 1 - np.arange(len(q)) / len(q), where="pre", color=color, label=label)
         if risk is not None:
             for axes in (density, exceedance):
