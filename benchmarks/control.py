@@ -63,18 +63,17 @@ class Size:
 class Case:
     """A control problem, its risk measures, and how much is done."""
 
-    module: ModuleType  # with `build`
+    module: ModuleType  # with `build`, and the bound of controls in its `model`
     about: str
     quantities: Callable[[hd.JacobianModel], dict[str, ouu.FormQuantity]]
     risks: dict[str, ouu.RiskMeasure]
     penalty: ouu.L2Penalty
-    largest: float  # of a control
     full: Size
     small: Size
 
     @property
     def bounds(self) -> tuple[float, float]:
-        return -self.largest, self.largest
+        return -self.module.model.LARGEST, self.module.model.LARGEST
 
     def judge(self, risk: str) -> ouu.RiskMeasure:
         """By which controls are compared: without smoothing."""
@@ -101,13 +100,13 @@ def risks(beta: float) -> dict[str, ouu.RiskMeasure]:
 
 CASES = {
     "semilinear_control": Case(
-        semilinear_control, "49 wells, Q = ½‖u - u_d‖²", tracking, risks(10.0), ouu.L2Penalty(1e-4), 4.0,
+        semilinear_control, "49 wells, Q = ½‖u - u_d‖²", tracking, risks(10.0), ouu.L2Penalty(1e-4),
         full=Size("control", 64, 1024, 128, 512, (200, 200), 256, 4096, 256, 100, 500, 100, 5),
         small=Size("control_small", 12, 24, 8, 24, (8, 12), 6, 64, 32, 5, 3, 3, 2),
     ),
     "flow_control": Case(
         flow_control, "blowing and suction at a body by 18 splines, Q = dissipation",
-        lambda model: {"dissipation": flow_control.quantity(model)}, risks(1.0), ouu.L2Penalty(1e-3), 2.0,
+        lambda model: {"dissipation": flow_control.quantity(model)}, risks(1.0), ouu.L2Penalty(1e-3),
         full=Size("control_flow", 16, 512, 64, 256, (16, 120), 64, 2048, 128, 200, 300, 60, 5),
         small=Size("control_flow_small", 8, 16, 4, 16, (4, 8), 4, 64, 16, 5, 3, 3, 2),
     ),
@@ -377,7 +376,7 @@ samples of the whole state, ranks {size.ranks[0]} + {dinos["h1"].control.dim} to
 {size.epochs} epochs; its twin "l2" sees the same values, no Jacobians. Objective: risk of Q at {
         size.n_samples
     } common samples
-+ ½ {case.penalty.weight:g} ‖z‖², |z_j| ≤ {case.largest:g}, L-BFGS-B from z = 0, at most {
++ ½ {case.penalty.weight:g} ‖z‖², |z_j| ≤ {case.bounds[1]:g}, L-BFGS-B from z = 0, at most {
         size.iterations
     } iterations of the surrogates and
 {size.pde_iterations} of the PDE. CVaR is optimised with ε = 1e-4 and judged with ε = 1e-9.

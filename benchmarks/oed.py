@@ -6,7 +6,7 @@
     python -m benchmarks.oed speed                   # searches, exhaustive search, evaluations a second
 
 Each with --small for a quick look: few samples, designs and draws.  --problem cdr_3d is convection-diffusion-reaction
-in the cube, 75 candidates, at two parameter dimensions by --mesh 16 (4913) and --mesh 24 (15 625).  `verify` takes an
+in the cube, 75 candidates, at two parameter dimensions by --mesh 12 (2197) and --mesh 16 (4913).  `verify` takes an
 hour of a core at 64 x 64, most of it for the random rivals: --rivals 20 compares with fewer.  Run with one BLAS thread
 a rank (OMP_NUM_THREADS=1).  Writes benchmarks/results/oed_<problem>_<mesh>_verify.md and ..._speed.md.
 """

@@ -204,6 +204,25 @@ def importance(basis: Basis, jacobians: np.ndarray | None = None) -> tuple[float
     return tuple((scale / np.sqrt((scale**2).mean())).tolist())
 
 
+def dense_blocks(widths: Sequence[int], activation: str) -> list[Block]:
+    """Dense layers from each width to the next, with activations between them."""
+    blocks: list[Block] = []
+    for n_in, n_out in itertools.pairwise(widths):
+        blocks += [Dense(n_in, n_out), Activate(activation)]
+    return blocks[:-1]
+
+
+def _low_rank_residuals(width: int, rank: int, depth: int, activation: str) -> list[Block]:
+    """`depth` layers z ← z + W σ(V z + b) of some rank, which start as the identity."""
+    layer = chain([Dense(width, rank), Activate(activation), Dense(rank, width, initial="zeros")])
+    return [Residual(layer)] * depth
+
+
+def _check_depth(depth: int) -> None:
+    if depth < 0:
+        raise InputError(f"depth: expected at least 0, got {depth}.")
+
+
 def _check_widths(name: str, widths: Sequence[int]) -> None:
     if any(width < 1 for width in widths):
         raise InputError(f"{name}: expected positive layer widths, got {tuple(widths)}.")
@@ -235,10 +254,7 @@ class ReducedDense(BlockArchitecture):
         _check_widths("hidden", self.hidden)
 
     def hidden_blocks(self) -> Sequence[Block]:
-        blocks: list[Block] = []
-        for n_in, n_out in itertools.pairwise((self.input_rank, *self.hidden)):
-            blocks += [Dense(n_in, n_out), Activate(self.activation)]
-        return [*blocks, Dense((self.input_rank, *self.hidden)[-1], self.output_rank)]
+        return dense_blocks((self.input_rank, *self.hidden, self.output_rank), self.activation)
 
 
 @dataclass(frozen=True)
@@ -274,16 +290,12 @@ class ReducedResNet(BlockArchitecture):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.depth < 0:
-            raise InputError(f"depth: expected at least 0, got {self.depth}.")
+        _check_depth(self.depth)
         _check_widths("layer_rank, width", (self.layer_rank, 1 if self.width is None else self.width))
 
     def hidden_blocks(self) -> Sequence[Block]:
         width = max(self.input_rank, self.output_rank) if self.width is None else self.width
-        layer = chain(
-            [Dense(width, self.layer_rank), Activate(self.activation), Dense(self.layer_rank, width, initial="zeros")]
-        )
-        residuals = [Residual(layer)] * self.depth
+        residuals = _low_rank_residuals(width, self.layer_rank, self.depth, self.activation)
         return [Dense(self.input_rank, width), *residuals, Dense(width, self.output_rank)]
 
     def grown(self, depth: int) -> ReducedResNet:
@@ -331,8 +343,7 @@ class ReducedProduct(BlockArchitecture):
         super().__post_init__()
         object.__setattr__(self, "hidden", tuple(self.hidden))
         _check_widths("hidden, width, layer_rank", (*self.hidden, self.width, self.layer_rank))
-        if self.depth < 0:
-            raise InputError(f"depth: expected at least 0, got {self.depth}.")
+        _check_depth(self.depth)
         if self.n_control is not None and not 0 < self.n_control < self.input_rank:
             raise InputError(
                 f"n_control: expected some of the {self.input_rank} inputs, but not all, got {self.n_control}."
@@ -349,13 +360,8 @@ class ReducedProduct(BlockArchitecture):
     def hidden_blocks(self) -> Sequence[Block]:
         if self.n_control is None:
             raise InputError("n_control: expected the rank of the control, got None.")
-        n_first, blocks = self.input_rank - self.n_control, []
-        for n_in, n_out in itertools.pairwise((n_first, *self.hidden)):
-            blocks += [Dense(n_in, n_out), Activate(self.activation)]
-        f = chain([*blocks, Dense((n_first, *self.hidden)[-1], self.width)])
-        layer = chain(
-            [Dense(self.width, self.layer_rank), Activate(self.activation),
-             Dense(self.layer_rank, self.width, initial="zeros")]
-        )  # fmt: skip
+        n_first = self.input_rank - self.n_control
+        f = chain(dense_blocks((n_first, *self.hidden, self.width), self.activation))
         products = Product(n_first, f, chain([Dense(self.n_control, self.width)]))
-        return [products, *[Residual(layer)] * self.depth, Dense(self.width, self.output_rank)]
+        residuals = _low_rank_residuals(self.width, self.layer_rank, self.depth, self.activation)
+        return [products, *residuals, Dense(self.width, self.output_rank)]

@@ -6,7 +6,6 @@ what this encodes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -19,6 +18,7 @@ from hippylib_dino.network.architecture import (
     BlockArchitecture,
     ReducedDense,
     TrainableArchitecture,
+    dense_blocks,
     spread_of_outputs,
 )
 from hippylib_dino.network.blocks import Activate, Block, Chain, Dense, Weight, Weights, chain
@@ -82,10 +82,7 @@ def _check_hidden(hidden: tuple[int, ...]) -> None:
 
 def _after_encoder(hidden: tuple[int, ...], output_rank: int, activation: str) -> list[Block]:
     """What follows the first kernel."""
-    blocks: list[Block] = [Bias(hidden[0])]
-    for n_in, n_out in itertools.pairwise((*hidden, output_rank)):
-        blocks += [Activate(activation), Dense(n_in, n_out)]
-    return blocks
+    return [Bias(hidden[0]), Activate(activation), *dense_blocks((*hidden, output_rank), activation)]
 
 
 @dataclass(frozen=True)

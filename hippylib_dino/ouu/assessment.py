@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.ouu.ensembles import Ensemble, checked_control
-from hippylib_dino.ouu.minimization import checked_bounds
+from hippylib_dino.ouu.minimization import checked_bounds, projected_gradient
 from hippylib_dino.ouu.objective import Objective, finite_quantity
 from hippylib_dino.ouu.risk import RiskMeasure
 
@@ -185,7 +185,7 @@ def assess(
         risk=risk,
         gradient=gradient,
         penalty=float(sum(value for value, _ in penalties)),
-        projected_gradient=z - np.clip(z - gradient.value, low, high),
+        projected_gradient=projected_gradient(z, gradient.value, low, high),
         quantity=level.q,
         paired=pairs[1].q if others else None,
         cheap=others[0].q if others else None,

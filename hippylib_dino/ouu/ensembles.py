@@ -94,26 +94,26 @@ class SurrogateEnsemble(Ensemble):
         x: np.ndarray,
         trained_on: ControlDistribution | None = None,
     ):
-        self.x = np.array(x, dtype=float)
+        x = np.array(x, dtype=float)
         self.n_control, rank = control_basis.encoder.shape
         expected = latent_map.input_rank - rank
-        if self.x.ndim != 2 or self.x.shape[1] != expected or len(self.x) == 0:
+        if x.ndim != 2 or x.shape[1] != expected or len(x) == 0:
             raise InputError(
                 f"x: expected shape (n, {expected}), as the surrogate takes {latent_map.input_rank} inputs of which "
-                f"{rank} are of the control, got {self.x.shape}."
+                f"{rank} are of the control, got {x.shape}."
             )
-        if not np.isfinite(self.x).all():
+        if not np.isfinite(x).all():
             raise InputError("x: expected finite latent parameters.")
         if quantity.rank != latent_map.output_rank:
             raise InputError(
                 f"quantity: expected one of {latent_map.output_rank} latent outputs, as the surrogate has, got one of "
                 f"{quantity.rank}."
             )
-        self.latent_map, self.control_basis, self._quantity = latent_map, control_basis, quantity
+        self.control_basis, self._quantity = control_basis, quantity
         self._trained_on = trained_on
-        self.n = len(self.x)
+        self.n = len(x)
         parts = [slice(first, first + CHUNK) for first in range(0, self.n, CHUNK)]
-        self._parts = [(part, latent_map.with_first(self.x[part])) for part in parts]
+        self._parts = [(part, latent_map.with_first(x[part])) for part in parts]
 
     @classmethod
     def of_dino(cls, dino: DINO, quantity: LatentQuantity, x: np.ndarray) -> SurrogateEnsemble:

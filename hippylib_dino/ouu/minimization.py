@@ -217,18 +217,15 @@ class _Run:
 
         return LinearOperator((len(variables),) * 2, matvec=product, rmatvec=product, dtype=float)
 
-    def gradient_norm(self, variables: np.ndarray, gradient: np.ndarray) -> float:
-        return projected_norm(variables, gradient, self.low, self.high)
-
     def note(self, variables: np.ndarray, value: float, gradient: np.ndarray) -> None:
         """A new iterate."""
-        norm = self.gradient_norm(variables, gradient)
+        norm = projected_norm(variables, gradient, self.low, self.high)
         z = variables[: self.objective.ensemble.n_control].copy()
         seconds = time.perf_counter() - self.begun
         self.history.append(Iterate(z, value, norm, self.n_evaluations, seconds))
         if len(self.history) > 1:
             self.bar.update()
-        self.bar.set_postfix(objective=f"{value:.6g}", gradient=f"{norm:.2g}", refresh=False)
+        show(self.bar, self.history[-1])
 
     def solve(
         self,
@@ -276,13 +273,12 @@ class _Run:
     def result(self, found: OptimizeResult) -> OptimalControl:
         value, gradient = self.evaluate(found.x)
         z, t = self.objective.split(found.x)
-        penalties = sum(penalty.value_and_gradient(z)[0] for penalty in self.objective.penalties)
         return OptimalControl(
             z=z.copy(),
             auxiliary=t.copy(),
             value=value,
-            risk=value - penalties,
-            gradient_norm=self.gradient_norm(found.x, gradient),
+            risk=value - self.objective.penalty(z),
+            gradient_norm=projected_norm(found.x, gradient, self.low, self.high),
             converged=self.stationary or (bool(found.success) and getattr(found, "constr_violation", 0.0) <= FEASIBLE),
             message="The gradient of the Lagrangian is at most the tolerance."
             if self.stationary
@@ -296,9 +292,19 @@ class _Run:
         )
 
 
+def show(bar: tqdm, at: Iterate) -> None:
+    """Value and gradient of an iterate beside a bar, which refreshes by time."""
+    bar.set_postfix(objective=f"{at.value:.6g}", gradient=f"{at.gradient_norm:.2g}", refresh=False)
+
+
+def projected_gradient(x: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """x - P(x - g) (n,), which is zero where bounds hold what the gradient asks for."""
+    return x - np.clip(x - gradient, low, high)
+
+
 def projected_norm(x: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Largest entry of x - P(x - g) (n,), which is zero where bounds hold what the gradient asks for."""
-    return float(np.abs(x - np.clip(x - gradient, low, high)).max())
+    """Largest entry of the projected gradient."""
+    return float(np.abs(projected_gradient(x, gradient, low, high)).max())
 
 
 def checked_bounds(bounds: Sequence | None, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -326,12 +332,17 @@ def checked_bounds(bounds: Sequence | None, n: int) -> tuple[np.ndarray, np.ndar
 def _check_options(method: str, tolerance: float, max_iterations: int, constraints: Sequence) -> None:
     if method not in METHODS:
         raise InputError(f"method: expected one of {METHODS}, got {method!r}.")
-    if not tolerance > 0:
-        raise InputError(f"tolerance: expected a number > 0, got {tolerance}.")
+    check_tolerance(tolerance)
     if max_iterations < 1:
         raise InputError(f"max_iterations: expected at least 1, got {max_iterations}.")
     if constraints and method != "trust-constr":
         raise InputError(f'constraints: expected method="trust-constr" with them, got {method!r}.')
+
+
+def check_tolerance(tolerance: float) -> None:
+    """`InputError` unless it is positive."""
+    if not tolerance > 0:
+        raise InputError(f"tolerance: expected a number > 0, got {tolerance}.")
 
 
 def check_within(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:

@@ -122,6 +122,10 @@ class Objective:
             value, gradient = value + more, gradient + slope
         return value, np.concatenate([gradient, at.auxiliary_gradient])
 
+    def penalty(self, z: np.ndarray) -> float:
+        """Σ P(z), what the objective has beside the risk."""
+        return sum(penalty.value_and_gradient(z)[0] for penalty in self.penalties)
+
     def hessian_action(self, variables: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """∇² of the objective times a direction (n_variables,).
 

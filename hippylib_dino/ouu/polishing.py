@@ -15,10 +15,12 @@ from hippylib_dino.ouu.journal import Journal
 from hippylib_dino.ouu.minimization import (
     Iterate,
     OptimalControl,
+    check_tolerance,
     check_within,
     checked_bounds,
     minimize,
     projected_norm,
+    show,
 )
 from hippylib_dino.ouu.objective import Objective, finite_quantity
 
@@ -138,8 +140,7 @@ def polish(
         raise InputError("objective: expected one of the control alone, got a joint one. Leave joint=True out.")
     if max_evaluations < 1:
         raise InputError(f"max_evaluations: expected at least 1, got {max_evaluations}.")
-    if not tolerance > 0:
-        raise InputError(f"tolerance: expected a number > 0, got {tolerance}.")
+    check_tolerance(tolerance)
     low, high = checked_bounds(bounds, pde.n_control)
     start = checked_control(start, pde.n_control, "start")
     check_within(start, low, high)
@@ -192,7 +193,7 @@ class _Run:
 
     def accept(self, new: Iterate) -> None:
         self.history.append(new)
-        self.bar.set_postfix(objective=f"{new.value:.6g}", gradient=f"{new.gradient_norm:.2g}", refresh=False)
+        show(self.bar, new)
 
     def propose(self, model: Objective, radius: float) -> _Trial | None:
         """None where the corrected surrogate itself failed on the way."""
@@ -250,7 +251,7 @@ class _Run:
             z=last.z.copy(),
             auxiliary=np.empty(0),
             value=last.value,
-            risk=last.value - sum(p.value_and_gradient(last.z)[0] for p in self.objective.penalties),
+            risk=last.value - self.objective.penalty(last.z),
             gradient_norm=last.gradient_norm,
             converged=converged,
             message=message,
