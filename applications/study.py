@@ -111,7 +111,7 @@ def compare(model: hd.JacobianModel, dino: hd.DINO) -> Comparison:
         start = time.perf_counter()
         posterior = hd.laplace(candidate, x)
         numbers[name] = {
-            "newton_converged": bool(solver.converged),
+            "newton_converged": solver.converged or hd.modeling.stopped_by_rounding(candidate, x),
             "newton_iterations": solver.it,
             "cg_iterations": solver.total_cg_iter,
             "map_seconds": seconds,

@@ -245,7 +245,7 @@ def map_point(
 
     from hippylib_dino import plotting
     from hippylib_dino.data import draw_parameter
-    from hippylib_dino.modeling import set_owned_values
+    from hippylib_dino.modeling import set_owned_values, stopped_by_rounding
     from hippylib_dino.network import DINO
     from hippylib_dino.surrogate import SurrogateModel
 
@@ -265,7 +265,7 @@ def map_point(
     _show(
         "MAP by the surrogate",
         {
-            "converged": solver.converged,
+            "converged": solver.converged or stopped_by_rounding(surrogate, x),
             "Newton iterations": solver.it,
             "cost": f"{solver.final_cost:.6g}",
             "fields": output,

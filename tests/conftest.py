@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections import ChainMap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,33 @@ def pytest_configure(config):
         serialize_compilation()
 
 
+class OnDemand(Mapping):
+    """What is made by name, each when it is first asked for: a test compiles the forms that it needs, no others."""
+
+    def __init__(self, names, make):
+        self._names, self._make, self._made = tuple(names), make, {}
+
+    def __getitem__(self, name):
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self):
+        return len(self._names)
+
+
 @pytest.fixture(scope="session")
 def models():
     """PDE models by name."""
     import hippylib_dino as hd
     from tests import problems
 
-    return {name: getattr(problems, name)(hd.sample_communicator()) for name in problems.MODELS}
+    return OnDemand(problems.MODELS, lambda name: getattr(problems, name)(hd.sample_communicator()))
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +130,7 @@ def surrogates(models, confusion_dino, linear_dino):
 @pytest.fixture(scope="session")
 def maps(models, surrogates):
     """Every parameter-to-observable map; a new one joins all laws by one entry here."""
-    return {**models, **surrogates}
+    return ChainMap(models, surrogates)
 
 
 @pytest.fixture

@@ -68,7 +68,8 @@ def main(
         solver = hp.ReducedSpaceNewtonCG(candidate, parameters)
         x = solver.solve([None, model.prior.mean.copy(), None])
         maps[name] = x[hp.PARAMETER]
-        print(f"{name}: converged {solver.converged} in {solver.it} iterations, cost {solver.final_cost:.4f}")
+        converged = solver.converged or hd.modeling.stopped_by_rounding(candidate, x)
+        print(f"{name}: converged {converged} in {solver.it} iterations, cost {solver.final_cost:.4f}")
 
     gap = maps["surrogate"] - maps["PDE"]
     distance = np.sqrt(gap.inner(model.prior.M * gap) / maps["PDE"].inner(model.prior.M * maps["PDE"]))

@@ -32,6 +32,7 @@ from hippylib_dino.network.latent_map import LatentMap, Linearization
 ARMIJO = 1e-4
 NEWTON_FROM = 1e-2  # gradient relative to the start, from which on full Newton is the faster
 SINGLE_UP_TO = 1e5  # sum of the eigenvalues of the misfit's Gauss-Newton Hessian
+ROUNDING = 1e-13  # of the cost: differences below it decide nothing
 STALLED = 30  # halvings of a Newton step, or dampings of a Gauss-Newton step, until a data set is given up
 
 
@@ -50,7 +51,8 @@ class LatentSolutions:
     iterations : (n,)
         Steps taken, Gauss-Newton and Newton together.
     converged : (n,)
-        Whether `gradient_norm` is at most the tolerance.
+        Whether `gradient_norm` is at most the tolerance, or as small as rounding lets it be: the step that was left
+        changed the cost by less than its rounding, and the gradient no more.
     """
 
     x: np.ndarray
@@ -148,12 +150,12 @@ def solve(
         residual = value @ L - b
         scale = np.linalg.norm((residual[:, None] @ (L.swapaxes(-1, -2) @ jacobian))[:, 0], axis=1)
     scale = np.maximum(scale, np.finfo(float).tiny)
-    state = _State(start.copy(), np.zeros(len(b), dtype=int), scale)
+    state = _State(start.copy(), np.zeros(len(b), dtype=int), scale, np.zeros(len(b), dtype=bool))
     J = _gauss_newton(f, L, b, state, max(rel_tolerance, NEWTON_FROM), max_iter)
     _newton(f, L, b, state, J, rel_tolerance, max_iter)
     points = _Points(f, L, b, state.x)
     norm = np.linalg.norm(points.gradient(), axis=1) / scale
-    return LatentSolutions(state.x, points.cost, norm, state.iterations, norm <= rel_tolerance)
+    return LatentSolutions(state.x, points.cost, norm, state.iterations, (norm <= rel_tolerance) | state.at_floor)
 
 
 def _of(L: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -166,6 +168,7 @@ class _State:
     x: np.ndarray
     iterations: np.ndarray
     scale: np.ndarray  # norm of the gradient at the prior mean
+    at_floor: np.ndarray  # where rounding allows no smaller gradient
 
     def far(self, gradient: np.ndarray, tolerance: float) -> np.ndarray:
         """False also where the gradient is not finite: no step is to be had from there."""
@@ -189,7 +192,7 @@ def _gauss_newton(
         step = _GaussNewtonInverse(J[k], 1.0 + damping[k])(-gradient[k])
         predicted = 0.5 * ((damping[k, None] * step - gradient[k]) * step).sum(axis=1)
         trial = _Points(f, _of(L, k), b[k], state.x[k] + step)
-        ratio = (cost[k] - trial.cost) / predicted
+        ratio = (cost[k] - trial.cost + ROUNDING * np.abs(cost[k])) / predicted
         good = (predicted > 0) & (ratio > ARMIJO)
         damping[k] = np.where(
             good,
@@ -211,12 +214,13 @@ def _newton(
 ) -> None:
     """Newton-CG steps, preconditioned by I + JᵀJ, until the gradient is below `tolerance`."""
     active = np.arange(len(b))
-    inverse = None
+    inverse, last, left = None, np.full(len(b), np.inf), np.full(len(b), np.inf)
     while True:
         points = _Points(f, _of(L, active), b[active], state.x[active])
         gradient = points.gradient()
         norm = np.linalg.norm(gradient, axis=1) / state.scale[active]
-        going = (norm > tolerance) & (state.iterations[active] < max_iter)
+        state.at_floor[active] = (left[active] <= ROUNDING * points.cost) & (norm > 0.5 * last[active])
+        going = (norm > tolerance) & (state.iterations[active] < max_iter) & ~state.at_floor[active]
         if not going.any():
             return
         if not going.all():
@@ -224,7 +228,9 @@ def _newton(
             continue
         inverse = inverse or _GaussNewtonInverse(J, np.ones(len(b)))
         step = _conjugate_gradients(points.hessian(), inverse.at(active), gradient, np.minimum(0.1, norm))
-        moved = _backtrack(f, _of(L, active), b[active], points, step, (gradient * step).sum(axis=1))
+        slope = (gradient * step).sum(axis=1)
+        last[active], left[active] = norm, -slope
+        moved = _backtrack(f, _of(L, active), b[active], points, step, slope)
         state.x[active] = np.where(moved[:, None] > 0, points.x + moved[:, None] * step, points.x)
         state.iterations[active] += 1
         active = active[moved > 0]
@@ -237,8 +243,7 @@ def _backtrack(
 ) -> np.ndarray:
     """Armijo's step lengths (n,); 0 where none was found."""
     length, found = np.ones(len(b)), np.zeros(len(b), dtype=bool)
-    # differences of the cost below rounding decide nothing
-    allowed = points.cost + 1e-13 * np.abs(points.cost)
+    allowed = points.cost + ROUNDING * np.abs(points.cost)
     for _ in range(STALLED):
         k = np.flatnonzero(~found)
         trial = _Points(f, _of(L, k), b[k], points.x[k] + length[k, None] * step[k])

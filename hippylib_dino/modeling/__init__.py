@@ -19,6 +19,7 @@ from hippylib_dino.modeling.newton import ForwardSolveError, NewtonOptions, Solv
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import CovarianceStateObservation, ObservableMisfit
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
+from hippylib_dino.modeling.stationarity import decrease_left, stopped_by_rounding
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 from hippylib_dino.modeling.verify import cost_rates, observable_rates
 from hippylib_dino.noise import NoiseCovariance
@@ -48,6 +49,7 @@ __all__ = [
     "check_fingerprint",
     "compare_guesses",
     "cost_rates",
+    "decrease_left",
     "fingerprint",
     "observable_rates",
     "owned_values",
@@ -55,4 +57,5 @@ __all__ = [
     "sample_communicator",
     "serialize_compilation",
     "set_owned_values",
+    "stopped_by_rounding",
 ]

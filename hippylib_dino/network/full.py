@@ -21,7 +21,7 @@ from hippylib_dino.network.architecture import (
     dense_blocks,
     spread_of_outputs,
 )
-from hippylib_dino.network.blocks import Activate, Block, Chain, Dense, Weight, Weights, chain
+from hippylib_dino.network.blocks import Activate, Block, Chain, Weight, Weights, chain
 from hippylib_dino.network.formulations import Formulation
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.reduction.basis import Basis

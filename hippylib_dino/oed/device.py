@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hippylib_dino.errors import InputError
-from hippylib_dino.inference.newton import ARMIJO, STALLED
+from hippylib_dino.inference.newton import ARMIJO, ROUNDING, STALLED
 from hippylib_dino.network.autodiff import float64
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.blocks import Chain, Dense, chain
@@ -78,7 +78,7 @@ def _solve(
         step = _step(G, gradient, 1.0 + damping)
         predicted = 0.5 * ops.sum((damping[:, None] * step - gradient) * step, axis=1)
         new = problem.at(x + step)
-        ratio = (cost - new[0]) / ops.where(predicted > 0, predicted, 1.0)
+        ratio = (cost - new[0] + ROUNDING * ops.abs(cost)) / ops.where(predicted > 0, predicted, 1.0)
         good = ops.logical_and(going, ratio > ARMIJO)
         bad = ops.logical_and(going, ops.logical_not(good))
         shrunk = damping * ops.maximum(1 / 3, 1 - (2 * ops.clip(ratio, 0.0, 1.0) - 1) ** 3)

@@ -22,6 +22,7 @@ from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.jacobian import reason
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, gather, map_block, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.stationarity import stopped_by_rounding
 from hippylib_dino.oed.experiment import Draws, check_design, check_groups
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.posterior import laplace
@@ -273,7 +274,7 @@ class PDECriteria:
             parameters["GN_iter"] = parameters["max_iter"]  # hIPPYlib's full Hessian of these is not right
         solver = hp.ReducedSpaceNewtonCG(model, parameters)
         x = solver.solve([None, model.prior.mean.copy(), None])
-        if not solver.converged:
+        if not (solver.converged or stopped_by_rounding(model, x)):
             raise SolveError(f"Newton-CG: {solver.termination_reasons[solver.reason]}")
         posterior = laplace(model, x, rank=min(len(rows), model.prior.mean.size()))
         share = np.maximum(posterior.d, 0.0) / (1 + np.maximum(posterior.d, 0.0))
