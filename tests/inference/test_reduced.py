@@ -105,6 +105,16 @@ def test_any_start_ends_in_the_same_point(inference, batch):
     np.testing.assert_allclose(cold, default, rtol=0, atol=1e-6)
 
 
+def test_a_tolerance_below_rounding_ends_at_the_floor(inference, batch):
+    """No processor reaches 1e-18: the points are those of a tolerance that can be reached, and no failures."""
+    found, reached = (inference.solve(batch, rel_tolerance=t, max_iter=60) for t in (1e-18, 1e-9))
+    assert found.converged.all()
+    assert (found.gradient_norm > 1e-18).all()
+    assert found.iterations.max() < 60
+    np.testing.assert_allclose(found.x, reached.x, rtol=0, atol=1e-6)
+    assert not inference.solve(batch, rel_tolerance=1e-18, max_iter=1).converged.any()
+
+
 def test_data_far_from_the_prior_converge(inference, batch):
     found = inference.solve(3.0 * batch)
     assert found.converged.mean() > 0.95
