@@ -46,11 +46,12 @@ def sample_communicator(ranks_per_sample: int | None = 1) -> MPI.Comm:
 
 
 def serialize_compilation() -> None:
-    """Let one process at a time write dolfin's compile cache: ranks of a run, and runs beside each other.
+    """Let one process at a time compile a form into dolfin's cache: ranks of a run, and runs beside each other.
 
     dolfin guards its cache only among the ranks of one mesh.  Ranks that each have a mesh of
     their own compile the same form at the same moment, and the losers die or hang.  The guard is
-    a file lock beside the cache, so that it also holds between nodes on a shared file system.
+    a lock on a file of the form's own in the cache, so that it also holds between nodes on a shared file system,
+    and that different forms are compiled at the same time.
     """
     import dijitso
     from dijitso.cache import lookup_lib
@@ -58,34 +59,25 @@ def serialize_compilation() -> None:
     if dijitso.jit.__name__ == "guarded_jit":
         return
     unguarded = dijitso.jit
-    guard = _FileLock()
 
     def guarded_jit(jitable, name, params, *args, **kwargs):
         cache = dijitso.validate_params(params)["cache"]
         if lookup_lib(name, cache) is not None:
             return unguarded(jitable, name, params, *args, **kwargs)
-        with guard.held(cache["cache_dir"]):
+        # a form compiles its elements while it holds its own lock; elements compile no forms: nobody waits in a ring
+        with _locked(os.path.join(cache["cache_dir"], "locks"), name):
             return unguarded(jitable, name, params, *args, **kwargs)
 
     dijitso.jit = guarded_jit
 
 
-class _FileLock:
-    """An exclusive lock on a file, re-entrant within the process: forms compile their elements."""
-
-    def __init__(self):
-        self._depth = 0
-
-    @contextlib.contextmanager
-    def held(self, directory: str) -> Iterator[None]:
-        if self._depth == 0:
-            os.makedirs(directory, exist_ok=True)
-            self._file = open(os.path.join(directory, "hippylib_dino.lock"), "w")  # noqa: SIM115  closed below
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self._file.close()  # releases the lock
+@contextlib.contextmanager
+def _locked(directory: str, name: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file of this name."""
+    os.makedirs(directory, exist_ok=True)
+    file = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)  # releases the lock

@@ -18,18 +18,20 @@ def slow(jitable, name, params, *args, **kwargs):
         with open({log!r}, "a") as f:
             f.write(f"{{word}} {{MPI.COMM_WORLD.rank}}\\n")
         time.sleep(0.5)
+        while {both} and open({log!r}).read().count("enter") < 2:  # nobody leaves before the other has entered
+            time.sleep(0.01)
 dijitso.jit = slow
 if {guard}:
     hd.sample_communicator()
     hd.sample_communicator()  # guarded once, however often it is asked for
 MPI.COMM_WORLD.Barrier()
-dijitso.jit(None, "no_such_library", {{"cache": {{"cache_dir": {cache!r}}}}})
+dijitso.jit(None, {name}, {{"cache": {{"cache_dir": {cache!r}}}}})
 """
 
 
-def _overlaps(run_python, tmp_path, guard, apart=False):
+def _overlaps(run_python, tmp_path, guard, *, apart=False, both=False, name="'no_such_library'"):
     log = tmp_path / f"log-{guard}"
-    code = COMPILE.format(log=str(log), cache=str(tmp_path / "cache"), guard=guard)
+    code = COMPILE.format(log=str(log), cache=str(tmp_path / "cache"), guard=guard, both=both, name=name)
     if apart:
         meet = tmp_path / "meet"  # in place of the barrier
         meet.mkdir()
@@ -39,25 +41,29 @@ def _overlaps(run_python, tmp_path, guard, apart=False):
             f"while len(os.listdir({str(meet)!r})) < 2: time.sleep(0.01)",
         )
         with ThreadPoolExecutor(2) as pool:
-            for run in [pool.submit(run_python, code, timeout=60) for _ in range(2)]:
+            for run in [pool.submit(run_python, code, timeout=300) for _ in range(2)]:
                 run.result()
     else:
-        run_python(code, ranks=2, timeout=60)
+        run_python(code, ranks=2, timeout=300)
     words = [line.split()[0] for line in log.read_text().splitlines()]
     assert sorted(words) == ["enter", "enter", "leave", "leave"]
     return words[:2] == ["enter", "enter"]
 
 
-def test_one_rank_compiles_at_a_time(run_python, tmp_path):
+def test_one_rank_compiles_a_form_at_a_time(run_python, tmp_path):
     assert not _overlaps(run_python, tmp_path, guard=True)
 
 
-def test_one_of_two_runs_beside_each_other_compiles_at_a_time(run_python, tmp_path):
+def test_one_of_two_runs_beside_each_other_compiles_a_form_at_a_time(run_python, tmp_path):
     assert not _overlaps(run_python, tmp_path, guard=True, apart=True)
 
 
+def test_different_forms_are_compiled_at_the_same_time(run_python, tmp_path):
+    assert _overlaps(run_python, tmp_path, guard=True, both=True, name="f'library_{MPI.COMM_WORLD.rank}'")
+
+
 def test_without_the_guard_ranks_compile_at_the_same_time(run_python, tmp_path):
-    assert _overlaps(run_python, tmp_path, guard=False)
+    assert _overlaps(run_python, tmp_path, guard=False, both=True)
 
 
 def test_world_and_groups(run_python):
