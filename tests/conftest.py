@@ -142,7 +142,7 @@ def rng():
 def run_python(tmp_path_factory):
     """Run code in a fresh interpreter, on `ranks` MPI ranks; return what it printed, rank after rank."""
 
-    def run(code, *, ranks=1, timeout=300, check=True, **environment):
+    def run(code, *, ranks=1, timeout=900, check=True, **environment):
         command = [sys.executable, "-c", code]
         folder = tmp_path_factory.mktemp("ranks")
         if ranks > 1:  # a file a rank: what ranks print at the same time would otherwise mix within a line

@@ -157,7 +157,7 @@ def runs(run_python, tmp_path_factory):
     write_answers(comm, dino, folders[1] / "answers.npz")
     for ranks in (2, 3):
         code = SCRIPT.format(folder=str(folders[ranks]), dino=dino, everything=ranks == 2)
-        run_python(code, ranks=ranks, timeout=150, OMP_NUM_THREADS="1")
+        run_python(code, ranks=ranks, OMP_NUM_THREADS="1")
     return folders
 
 

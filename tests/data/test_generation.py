@@ -60,7 +60,7 @@ d = hd.generate(model, sys.argv[1] if len(sys.argv) > 1 else PATH, n_samples=4, 
 """
     # hippylib's own C++ compiles for a minute and is guarded by dolfin: start from its cache alone
     cache = _cache_with_hippylib_only(tmp_path / "cache")
-    done = run_python(f"PATH = {str(tmp_path / 'd')!r}\n" + code, ranks=2, timeout=240, DIJITSO_CACHE_DIR=str(cache))
+    done = run_python(f"PATH = {str(tmp_path / 'd')!r}\n" + code, ranks=2, DIJITSO_CACHE_DIR=str(cache))
     assert done.returncode == 0
     assert hd.Dataset.open(tmp_path / "d").verify() == 6
     assert len(list((cache / "lib").glob("libdijitso-ffc*"))) > 5
@@ -307,7 +307,7 @@ try:
 except Exception as error:
     print("RANK", MPI.COMM_WORLD.rank, type(error).__name__, error, flush=True)
 """
-    out = run_python(code, ranks=2, timeout=120).stdout
+    out = run_python(code, ranks=2).stdout
     assert "RANK 0 GenerationError rank 1 of 2 raised TypeError('a bug on rank 1')" in out
     assert "RANK 1 TypeError a bug on rank 1" in out
 

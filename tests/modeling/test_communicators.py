@@ -41,10 +41,10 @@ def _overlaps(run_python, tmp_path, guard, *, apart=False, both=False, name="'no
             f"while len(os.listdir({str(meet)!r})) < 2: time.sleep(0.01)",
         )
         with ThreadPoolExecutor(2) as pool:
-            for run in [pool.submit(run_python, code, timeout=300) for _ in range(2)]:
+            for run in [pool.submit(run_python, code) for _ in range(2)]:
                 run.result()
     else:
-        run_python(code, ranks=2, timeout=300)
+        run_python(code, ranks=2)
     words = [line.split()[0] for line in log.read_text().splitlines()]
     assert sorted(words) == ["enter", "enter", "leave", "leave"]
     return words[:2] == ["enter", "enter"]

@@ -23,7 +23,7 @@ def jax_installed():
 
 @pytest.mark.usefixtures("jax_installed")
 def test_network_on_jax(run_python, confusion_dataset):
-    done = run_python(AGAIN, timeout=600, KERAS_BACKEND="jax", TEST_DATASET=str(confusion_dataset.path))
+    done = run_python(AGAIN, KERAS_BACKEND="jax", TEST_DATASET=str(confusion_dataset.path))
     assert " passed" in done.stdout
     assert "failed" not in done.stdout
 

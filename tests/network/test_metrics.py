@@ -1,6 +1,5 @@
 """Errors by sample, their parts, and intervals of their root mean square."""
 
-import time
 import warnings
 
 import numpy as np
@@ -76,8 +75,10 @@ def test_intervals_without_spread():
         assert np.isnan(confidence_intervals({"one": np.array([0.1])})["one"]).all()
 
 
-def test_intervals_of_a_table_are_fast():
-    squares = {str(i): values for i, values in enumerate(np.random.default_rng(0).random((10, 512)))}
-    start = time.perf_counter()
-    confidence_intervals(squares)
-    assert time.perf_counter() - start < 2
+def test_intervals_of_a_table_hold_each_its_own_value():
+    squares = {str(i): (1 + i) * values for i, values in enumerate(np.random.default_rng(0).random((10, 512)))}
+    intervals = confidence_intervals(squares)
+    assert intervals.keys() == squares.keys()
+    for name, (low, high) in intervals.items():
+        value = np.sqrt(squares[name].mean())
+        assert 0.9 * value < low < value < high < 1.1 * value

@@ -655,7 +655,7 @@ import hippylib_dino as hd
 from tests.surrogate import test_loops
 test_loops.on_all_ranks(hd.sample_communicator(None), {str(folder)!r})
 """
-    run_python(code, ranks=2, timeout=900, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1")
+    run_python(code, ranks=2, OMP_NUM_THREADS="1", OMPI_MCA_mpi_yield_when_idle="1")
     return json.loads((folder / "distances.json").read_text()), np.load(folder / "answers.npz")
 
 
