@@ -48,7 +48,7 @@ $(VENV)/.ready: setup.py scripts/setup.sh
 	@touch $@
 
 test: $(READY)  ## all tests on WORKERS processes; PYTEST_ARGS="-k basis" for some
-	$(call threads,1) $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(call threads,1) $(PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 demo: $(READY)  ## generate on NP ranks, train, infer: figures in demo-output
 	$(call threads,1) $(MPIRUN) -n $(NP) $(PYTHON) -m applications.confusion.run --output $(OUTPUT) --generate-only

@@ -33,8 +33,9 @@ def test_every_application_is_listed():
 def test_application_has_build(name):
     import hippylib_dino as hd
 
-    model = importlib.import_module(f"applications.{name}").build(hd.sample_communicator(), mesh_size=16)
+    model = importlib.import_module(f"applications.{name}").build(hd.sample_communicator(), mesh_size=6)
     assert isinstance(model, hd.JacobianModel)
+    assert model.prior.mean.size() > 0
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
