@@ -12,6 +12,7 @@ from petsc4py import PETSc
 
 from hippylib_dino.control import ControlDistribution
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.adjoint import AdjointModel
 from hippylib_dino.modeling.control_problem import CONTROL, ControlProblem
 from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateData
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
@@ -19,16 +20,17 @@ from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import noise_covariance, observation_operator
 from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values
-from hippylib_dino.modeling.time_dependent import OneStepScheme, TimeDependentJacobian, solve_trajectory
+from hippylib_dino.modeling.time_dependent import TimeDependentJacobian, solve_trajectory
 from hippylib_dino.modeling.time_observation import TimeObservation
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 from hippylib_dino.noise import NoiseCovariance
 
 
-class JacobianModel(ParameterToObservable, hp.Model):
+class JacobianModel(ParameterToObservable, AdjointModel):
     """A hIPPYlib model with q = F(m) = B u(m) and J = dF/dm through hIPPYlib's own adjoints.
 
-    It works in every hIPPYlib loop as `hp.Model` does.
+    It works in every hIPPYlib loop as `hp.Model` does, with a gradient that is also right where a sensor's cell touches
+    a Dirichlet boundary, and over time where the form handler sets a coefficient (`AdjointModel`).
 
     Parameters
     ----------
@@ -70,9 +72,8 @@ class JacobianModel(ParameterToObservable, hp.Model):
         initial_guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None,
         control: ControlDistribution | None = None,
     ):
-        self.time_dependent = isinstance(problem, hp.TimeDependentPDEVariationalProblem)
         self.whole_state = isinstance(misfit, hp.ContinuousStateObservation)
-        if not (self.time_dependent or isinstance(problem, hp.PDEVariationalProblem)):
+        if not isinstance(problem, (hp.PDEVariationalProblem, hp.TimeDependentPDEVariationalProblem)):
             raise InputError(
                 "problem: expected an hp.PDEVariationalProblem or hp.TimeDependentPDEVariationalProblem, got "
                 f"{type(problem).__name__}. Derive your problem from one of these."
@@ -80,7 +81,6 @@ class JacobianModel(ParameterToObservable, hp.Model):
         super().__init__(problem, prior, misfit)
         if self.time_dependent:
             self.observation = TimeObservation(misfit, problem)
-            self._scheme = OneStepScheme(problem)
         elif self.whole_state:
             self._observable, self._state_order = misfit.d, DofOrder(problem.Vh[hp.STATE])
         else:
