@@ -1,9 +1,9 @@
 """Adjoints, gradients and Gauss-Newton Hessians of the PDE that are right where hIPPYlib's own are not.
 
-hIPPYlib solves Aᵀp = -∂misfit/∂u with rows of the identity on the Dirichlet boundary.  What a sensor in a cell there puts
-on fixed degrees of freedom stays in p, though a test function vanishes on them, and the gradient Cᵀp takes it for part
-of the adjoint.  Over time it also asks the form handler for two steps before it assembles the first of them, so that a
-coefficient that the handler sets has the time of the wrong one.
+hIPPYlib solves Aᵀp = -∂misfit/∂u with rows of the identity on the Dirichlet boundary.  What a sensor in a cell there
+puts on fixed degrees of freedom stays in p, though a test function vanishes on them, and the gradient Cᵀp takes it for
+part of the adjoint.  Over time it also asks the form handler for two steps before it assembles the first of them, so
+that a coefficient that the handler sets has the time of the wrong one.
 """
 
 from __future__ import annotations
