@@ -382,14 +382,14 @@ class _Run:
     def _create_or_check(self, resume: bool, repair: bool) -> None:
         if self.directory is None:
             return
-        noise, mark = self.data.value, self.mark
+        weights, mark = self.data.value, self.mark
         if not self.directory.exists():
             state = self.state_order.dim if self.keeps_states else 0
             control = 0 if self.controls is None else self.controls.dim
             dims = Dims(self.order.dim, self.data.dim, state, self.model.whole_state, control)
-            self.directory.create(self.plan, mark, noise, dims)
+            self.directory.create(self.plan, mark, weights, dims, weights_are_noise=self.model.weights_are_noise)
             return
-        self.directory.check(self.plan, mark, noise, resume)
+        self.directory.check(self.plan, mark, weights, resume)
         if repair:
             self.directory.repair()
         if self.solver.retry is not None:

@@ -11,17 +11,17 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
 from hippylib_dino.control import ControlDistribution
-from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.errors import InputError, MisfitError, SolveError
 from hippylib_dino.modeling.adjoint import AdjointModel
 from hippylib_dino.modeling.control_problem import CONTROL, ControlProblem
 from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateData
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
 from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian, reason
 from hippylib_dino.modeling.observable_map import ParameterToObservable
-from hippylib_dino.modeling.observation import noise_covariance, observation_operator
+from hippylib_dino.modeling.observation import noise_covariance, observation_operator, weight_covariance
 from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values
 from hippylib_dino.modeling.time_dependent import TimeDependentJacobian, solve_trajectory
-from hippylib_dino.modeling.time_observation import TimeObservation
+from hippylib_dino.modeling.time_observation import TimeObservation, stacked
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 from hippylib_dino.noise import NoiseCovariance
 
@@ -103,15 +103,37 @@ class JacobianModel(ParameterToObservable, AdjointModel):
 
     @property
     def noise_covariance(self) -> NoiseCovariance:
-        """Γ as the misfit states it now."""
-        return self.observation.noise_covariance if self.time_dependent else noise_covariance(self.misfit)
+        """Γ of the Gaussian noise as the misfit states it now, for inference.
+
+        Raises
+        ------
+        MisfitError
+            If the noise is not Gaussian on observables B u with a covariance that the misfit states; see
+            `modeling.observation.has_gaussian_noise`.
+        """
+        return stacked(noise_covariance, self.misfit) if self.time_dependent else noise_covariance(self.misfit)
+
+    @property
+    def weight_covariance(self) -> NoiseCovariance:
+        """In whose standard deviations observables B u are counted in bases and training, whatever their noise."""
+        return stacked(weight_covariance, self.misfit) if self.time_dependent else weight_covariance(self.misfit)
+
+    @property
+    def weights_are_noise(self) -> bool:
+        """Whether observables are counted in standard deviations of their noise, as the misfit states it now."""
+        if self.whole_state:
+            return True
+        try:
+            return np.array_equal(self.noise_covariance.value, self.weight_covariance.value)
+        except MisfitError:
+            return False
 
     @property
     def data_space(self) -> DataSpace:
-        """Space of the observable, with the noise that the misfit states now."""
+        """Space of the observable, with the weights that the misfit states now."""
         if self.whole_state:
             return StateData(self.misfit, self.problem.Vh[hp.STATE])
-        return PointwiseData(self.noise_covariance)
+        return PointwiseData(self.weight_covariance)
 
     def solveState(self, m: dl.GenericVector, guess: dl.GenericVector | None = None) -> dl.GenericVector:
         """The state u(m), a function of m and the guess alone, whatever was solved before.
