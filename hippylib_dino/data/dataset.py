@@ -264,7 +264,7 @@ class Dataset:
 
     @property
     def weight_covariance(self) -> np.ndarray:
-        """In whose standard deviations observables are counted: (), (dQ,) or (dQ, dQ); the noise's where it is Gaussian.
+        """In whose standard deviations observables are counted, Γ where the noise is Gaussian: (), (dQ,) or (dQ, dQ).
 
         Of a whole state the factor () of its mass matrix.
         """
@@ -272,7 +272,7 @@ class Dataset:
 
     @property
     def noise_covariance(self) -> np.ndarray:
-        """Γ of the Gaussian noise at the time of generation: (), (dQ,) or (dQ, dQ); `weight_covariance` of whole states.
+        """Γ of the Gaussian noise at the time of generation, (), (dQ,) or (dQ, dQ); of whole states their weights.
 
         Raises
         ------

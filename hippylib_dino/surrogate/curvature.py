@@ -36,8 +36,8 @@ class Curvature:
         -H⁻¹g as far as the directions tell, or -Ĥ⁻¹g where H is not positive definite.
     distance : float
         √(gᵀ H⁻¹ g), estimated; √(gᵀ Ĥ⁻¹ g) where H is not positive definite.
-    lowest, highest : float
-        Ritz values of T: of an exact surrogate 1.
+    lowest : float
+        The smallest Ritz value of T: of an exact surrogate 1.
     error : float
         ‖Ĥ^{-½}(H - Ĥ)w‖, of which the mean square is that of the Frobenius norm of T - I on the input basis.
     share : float
@@ -47,7 +47,6 @@ class Curvature:
     step: dl.GenericVector
     distance: float
     lowest: float
-    highest: float
     error: float
     share: float
 
@@ -139,6 +138,9 @@ class _Span:
     def inner(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return sum_over_ranks(a.T @ b, self._comm)
 
+    def _length(self, v: np.ndarray, dual: np.ndarray) -> float:
+        return float(np.sqrt(max(float(self.inner(v, dual)), 0.0)))
+
     def _smooth(self, dual: np.ndarray) -> np.ndarray:
         set_owned_values(self._x, dual)
         self._metric.solve(self._y, self._x)
@@ -146,7 +148,7 @@ class _Span:
 
     def add(self, v: np.ndarray, dual: np.ndarray) -> float:
         """Ask about v, whose Ĥv is `dual`; its length in Ĥ, and nothing is asked where that is 0."""
-        size = float(np.sqrt(max(self.inner(v, dual), 0.0)))
+        size = self._length(v, dual)
         if size > 0:
             set_owned_values(self._x, v / size)
             self._hessian.mult(self._x, self._y)
@@ -162,7 +164,7 @@ class _Span:
     def add_error(self, j: int) -> float:
         """Ask about Ĥ⁻¹(H - Ĥ)v_j; its length."""
         v, dual = self.smooth_images[j] - self.directions[j], self.images[j] - self.duals[j]
-        size = float(np.sqrt(max(self.inner(v, dual), 0.0)))
+        size = self._length(v, dual)
         return self.add(v, dual) if size > SMALLEST else size
 
     def add_residual(self, found: _Solved) -> None:
@@ -202,4 +204,4 @@ def _curvature(span: _Span, found: _Solved, gradient: dl.GenericVector, error: f
     else:
         set_owned_values(step, -span.smooth_gradient)
         squared = max(float(span.inner(span.smooth_gradient, span.gradient)), 0.0)
-    return Curvature(step, float(np.sqrt(squared)), lowest, float(found.theta[-1]), error, share)
+    return Curvature(step, float(np.sqrt(squared)), lowest, error, share)
