@@ -79,7 +79,7 @@ def displaced(m, posterior, rng):
 
 
 def verdicts(affine, family, n, seed):
-    """True and estimated displacement per informed direction, with the verdict and what the old estimate was, (n, 4)."""
+    """True and estimated displacement per informed direction, the verdict, and what `old_estimate` says, (n, 4)."""
     model, dino, m, posterior = affine
     J, bias = dino.weights[0].T, dino.weights[1]
     rng = np.random.default_rng([seed, FAMILIES.index(family)])
