@@ -1,4 +1,4 @@
-"""Adjoints, gradients and Gauss-Newton Hessians of the PDE that are right where hIPPYlib's own are not.
+"""Adjoints, gradients and Hessians of the PDE that are right where hIPPYlib's own are not.
 
 hIPPYlib solves Aᵀp = -∂misfit/∂u with rows of the identity on the Dirichlet boundary.  What a sensor in a cell there
 puts on fixed degrees of freedom stays in p, though a test function vanishes on them, and the gradient Cᵀp takes it for
@@ -15,6 +15,7 @@ import hippylib as hp
 import numpy as np
 from petsc4py import PETSc
 
+from hippylib_dino.modeling.second_order import SecondDerivatives
 from hippylib_dino.modeling.spaces import dense_matrix, owned_values, set_owned_values
 from hippylib_dino.modeling.time_dependent import LinearizedStep, OneStepScheme
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
@@ -40,6 +41,7 @@ class AdjointModel(hp.Model):
         self.time_dependent = isinstance(problem, hp.TimeDependentPDEVariationalProblem)
         if self.time_dependent:
             self._marches = Marches(OneStepScheme(problem))
+            self._second = SecondDerivatives(problem)
 
     @property
     def _scheme(self) -> OneStepScheme:
@@ -49,7 +51,7 @@ class AdjointModel(hp.Model):
         """The same problem and prior with another misfit, which need not tell what the observable is."""
         other = AdjointModel(self.problem, self.prior, misfit)
         if self.time_dependent:
-            other._marches = Marches(self._scheme)  # whose forms are compiled
+            other._marches, other._second = Marches(self._scheme), self._second  # whose forms are compiled
         return other
 
     def solveAdj(self, out, x: list) -> None:
@@ -84,10 +86,10 @@ class AdjointModel(hp.Model):
     def setPointForHessianEvaluations(self, x: list, gauss_newton_approx: bool = False) -> None:
         super().setPointForHessianEvaluations(x, gauss_newton_approx)
         if self.time_dependent:
-            self._linearization = x[hp.STATE], x[hp.PARAMETER].copy()
+            self._linearization = [x[hp.STATE], x[hp.PARAMETER].copy(), x[hp.ADJOINT]]
 
     def _at_linearization(self) -> Marches:
-        self._marches.set_point(*self._linearization)
+        self._marches.set_point(*self._linearization[:2])
         return self._marches
 
     def solveFwdIncremental(self, sol, rhs) -> None:
@@ -115,6 +117,41 @@ class AdjointModel(hp.Model):
             self._at_linearization().pull(dp, out)
         else:
             super().applyCt(dp, out)
+
+    def applyWuu(self, du, out) -> None:
+        if not self.time_dependent:
+            super().applyWuu(du, out)
+            return
+        self.misfit.apply_ij(hp.STATE, hp.STATE, du, out)
+        if not self.gauss_newton_approx:
+            out.axpy(1.0, self._second.state_part(self._linearization, du=du))
+
+    def applyWum(self, dm: dl.GenericVector, out) -> None:
+        if not self.time_dependent:
+            super().applyWum(dm, out)
+            return
+        out.zero()
+        if not self.gauss_newton_approx:
+            self.misfit.apply_ij(hp.STATE, hp.PARAMETER, dm, out)
+            out.axpy(1.0, self._second.state_part(self._linearization, dm=dm))
+
+    def applyWmu(self, du, out: dl.GenericVector) -> None:
+        if not self.time_dependent:
+            super().applyWmu(du, out)
+            return
+        out.zero()
+        if not self.gauss_newton_approx:
+            self.misfit.apply_ij(hp.PARAMETER, hp.STATE, du, out)
+            out.axpy(1.0, self._second.parameter_part(self._linearization, du=du))
+
+    def applyWmm(self, dm: dl.GenericVector, out: dl.GenericVector) -> None:
+        if not self.time_dependent:
+            super().applyWmm(dm, out)
+            return
+        out.zero()
+        if not self.gauss_newton_approx:
+            self.misfit.apply_ij(hp.PARAMETER, hp.PARAMETER, dm, out)
+            out.axpy(1.0, self._second.parameter_part(self._linearization, dm=dm))
 
 
 class Marches:

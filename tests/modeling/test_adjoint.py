@@ -1,5 +1,6 @@
 """Gradients and Hessians of the model in hIPPYlib's loops, where hIPPYlib's own are wrong."""
 
+import dolfin as dl
 import hippylib as hp
 import numpy as np
 import pytest
@@ -32,12 +33,34 @@ def heat(handler, points):
     return hd.JacobianModel(problem, prior, misfit)
 
 
+class GrowingCrankNicolson(over_time.CrankNicolsonReaction):
+    """A conductivity that grows with the time, by a constant that is assigned: all second derivatives follow it."""
+
+    def __init__(self, dt):
+        super().__init__(dt)
+        self.growth = dl.Constant(0.0)
+
+    def __call__(self, u, u_old, m, p, t):
+        self.growth.assign(1.0 + 20.0 * t)
+        return super().__call__(u, u_old, m, p, t)
+
+    def space_terms(self, u, m, p):
+        return (self.growth * dl.exp(m) * dl.inner(dl.grad(u), dl.grad(p)) + 5.0 * u**3 * p) * dl.dx
+
+
+def growing():
+    problem, prior, misfit = over_time.reaction(hd.sample_communicator())
+    problem.varf = GrowingCrankNicolson(0.1)
+    return hd.JacobianModel(problem, prior, misfit)
+
+
 BUILD = {
     "plain": lambda: steady(accelerated=False),
     "accelerated": lambda: steady(accelerated=True),
     "heat, sensors at the boundary": lambda: heat(over_time.ImplicitEulerHeat, AT_THE_BOUNDARY),
     "heat, a coefficient that follows the time": lambda: heat(over_time.AssignedConstantHeat, None),
     "heat, both": lambda: heat(over_time.ExpressionHeat, AT_THE_BOUNDARY),
+    "reaction, a conductivity that follows the time": growing,
     "reaction": lambda: hd.JacobianModel(*over_time.reaction(hd.sample_communicator())),
 }
 RIGHT_IN_HIPPYLIB = ("accelerated", "reaction")
