@@ -3,7 +3,17 @@
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.data.report import bias_of_failures, report
 
-__all__ = ["Dataset", "Samples", "append", "bias_of_failures", "draw_parameter", "generate", "report"]
+__all__ = [
+    "Dataset",
+    "Samples",
+    "SensorWarning",
+    "append",
+    "bias_of_failures",
+    "check_sensors",
+    "draw_parameter",
+    "generate",
+    "report",
+]
 
 
 def __getattr__(name: str):
@@ -12,6 +22,10 @@ def __getattr__(name: str):
         from hippylib_dino.data import generation
 
         return getattr(generation, name)
+    if name in ("SensorWarning", "check_sensors"):
+        from hippylib_dino.data import sensors
+
+        return getattr(sensors, name)
     if name == "draw_parameter":
         from hippylib_dino.data.streams import draw_parameter
 

@@ -33,7 +33,7 @@ def build_output_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, do
             return np.column_stack([data.local(states[int(i)]) for i in done[block]])
 
         return pod_state_basis(snapshots, data, n_samples=len(done), rank=rank)
-    observables, noise = scratch["observable"].oindex[done], model.noise_covariance
+    observables, noise = scratch["observable"].oindex[done], model.weight_covariance
     if plan.output_basis == "identity":
         return identity_output_basis(observables, noise)
     if plan.output_basis == "pod":
@@ -56,7 +56,7 @@ def build_input_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, don
         name, noise = "rows", NoiseCovariance(1.0, plan.output_rank)
         energies = [float(scratch["rows_energy"][int(i)]) for i in done]
     else:
-        name, noise = "jacobian", model.noise_covariance
+        name, noise = "jacobian", model.weight_covariance
         energies = [np.trace(noise.solve(scratch["covariance"][int(i)])) for i in done]
 
     def jacobians() -> Iterator[np.ndarray]:

@@ -21,7 +21,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from hippylib_dino.control import ControlDistribution, control_from_config
 from hippylib_dino.data.plan import GIVEN, SPLITS, Plan
-from hippylib_dino.errors import DatasetError, InputError
+from hippylib_dino.errors import DatasetError, InputError, MisfitError
 from hippylib_dino.reduction.basis import Basis, joint_basis
 from hippylib_dino.reduction.ranks import Rank, rank_within
 
@@ -263,9 +263,29 @@ class Dataset:
         return bool(self.attributes["has_bases"])
 
     @property
-    def noise_covariance(self) -> np.ndarray:
-        """Γ at the time of generation: (), (dQ,) or (dQ, dQ); of a whole state the factor () of its mass matrix."""
+    def weight_covariance(self) -> np.ndarray:
+        """In whose standard deviations observables are counted, Γ where the noise is Gaussian: (), (dQ,) or (dQ, dQ).
+
+        Of a whole state the factor () of its mass matrix.
+        """
         return self._whole("bases/noise_covariance")
+
+    @property
+    def noise_covariance(self) -> np.ndarray:
+        """Γ of the Gaussian noise at the time of generation, (), (dQ,) or (dQ, dQ); of whole states their weights.
+
+        Raises
+        ------
+        MisfitError
+            If the misfit's noise was not Gaussian, or its weights were others.
+        """
+        if not self.attributes.get("weights_are_noise", True):  # older datasets do not say
+            raise MisfitError(
+                f"noise_covariance: the dataset in {str(self.path)!r} was generated with a misfit whose noise is not "
+                "Gaussian with the covariance that weighs the observables, dataset.weight_covariance. Pass the "
+                "covariance of the noise that you mean."
+            )
+        return self.weight_covariance
 
     @property
     def complete(self) -> bool:

@@ -117,7 +117,7 @@ class DatasetDirectory:
 
     # ---- a new dataset -------------------------------------------------------------------
 
-    def create(self, plan: Plan, mark: dict, noise: np.ndarray, dims: Dims) -> None:
+    def create(self, plan: Plan, mark: dict, weights: np.ndarray, dims: Dims, *, weights_are_noise: bool) -> None:
         """Make the whole tree in a corner, then move it into place: a killed run leaves nothing half made."""
         plan = plan.with_segments()
         root = zarr.open_group(self.path / PARTIAL, mode="w")
@@ -139,7 +139,7 @@ class DatasetDirectory:
         if plan.store_full:
             create_array(root, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
         _create_scratch(root.create_group(SCRATCH), plan, dims)
-        create_whole_array(root.create_group("bases"), "noise_covariance", noise)
+        create_whole_array(root.create_group("bases"), "noise_covariance", weights)
         root.create_group("failures")
         root.create_group("runs")
         versions = {name: metadata.version(name) for name in ("hippylib", "numpy", "zarr", "mpi4py")}
@@ -149,6 +149,7 @@ class DatasetDirectory:
                 "format_version": FORMAT_VERSION,
                 "plan": plan.to_attributes(),
                 "observable": "state" if dims.whole_state else "data",
+                "weights_are_noise": weights_are_noise,
                 "has_bases": False,
                 "finished": 0,
                 "fingerprint": mark,
@@ -163,7 +164,7 @@ class DatasetDirectory:
 
     # ---- a dataset that is there ---------------------------------------------------------
 
-    def check(self, plan: Plan, mark: dict, noise: np.ndarray, resume: bool) -> None:
+    def check(self, plan: Plan, mark: dict, weights: np.ndarray, resume: bool) -> None:
         """Refuse what is not the same problem; append what `plan` asks for beyond what was planned.
 
         Raises
@@ -171,7 +172,7 @@ class DatasetDirectory:
         FingerprintError
             For another problem.
         DatasetError
-            Without `resume`, or for another noise or plan.
+            Without `resume`, or for other weights or another plan.
         """
         what = f"the dataset in {str(self.path)!r}"
         found = Dataset.open(self.path)
@@ -181,11 +182,11 @@ class DatasetDirectory:
                 f"path: {str(self.path)!r} holds a dataset of this problem already; pass resume=True to continue "
                 "it, or choose another directory."
             )
-        stored = found.noise_covariance
-        if stored.shape != noise.shape or not np.allclose(stored, noise, rtol=1e-8, atol=0):
+        stored = found.weight_covariance
+        if stored.shape != weights.shape or not np.allclose(stored, weights, rtol=1e-8, atol=0):
             raise DatasetError(
                 f"path: {what} was begun with another noise covariance, and bases and norms "
-                f"are weighted by it: the largest entry was {stored.max():.6g}, is {noise.max():.6g}. "
+                f"are weighted by it: the largest entry was {stored.max():.6g}, is {weights.max():.6g}. "
                 "Resume with the same noise, or choose another directory."
             )
         self._adopt(found, plan, what)

@@ -21,6 +21,7 @@ from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.plan import Plan
 from hippylib_dino.data.projection import Projector, linearized_covariance, owned_rows, whole_rows
+from hippylib_dino.data.sensors import check_sensors
 from hippylib_dino.data.solving import SampleSolver, Solved, SolvedControl
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import DatasetError, GenerationError, InputError, RankError, SolveError
@@ -163,6 +164,8 @@ def generate(
     solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
     run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
     run.check_guess(initial_guess)
+    if not there:
+        ranks.together(lambda: check_sensors(model, warn=ranks.is_first))
     control = None if model.control_distribution is None else model.problem.control
     try:
         run.open(resume, repair)
@@ -382,14 +385,14 @@ class _Run:
     def _create_or_check(self, resume: bool, repair: bool) -> None:
         if self.directory is None:
             return
-        noise, mark = self.data.value, self.mark
+        weights, mark = self.data.value, self.mark
         if not self.directory.exists():
             state = self.state_order.dim if self.keeps_states else 0
             control = 0 if self.controls is None else self.controls.dim
             dims = Dims(self.order.dim, self.data.dim, state, self.model.whole_state, control)
-            self.directory.create(self.plan, mark, noise, dims)
+            self.directory.create(self.plan, mark, weights, dims, weights_are_noise=self.model.weights_are_noise)
             return
-        self.directory.check(self.plan, mark, noise, resume)
+        self.directory.check(self.plan, mark, weights, resume)
         if repair:
             self.directory.repair()
         if self.solver.retry is not None:

@@ -112,6 +112,13 @@ class ReducedInference:
         self._project = sla.solve_triangular(self._L, whitened.T, lower=True)
 
     def _checked(self, data: np.ndarray) -> np.ndarray:
+        if np.ma.is_masked(data):
+            raise InputError(
+                f"data: is a masked array, and {int(np.ma.getmaskarray(data).sum())} of its values are masked, which "
+                "would count as readings. Give observables without a reading a variance in noise_covariance that is "
+                "large against what they could read, and any value; data sets with the same ones share a "
+                "ReducedInference."
+            )
         data = np.asarray(data, dtype=float)
         dim = self.dino.output_basis.dim
         if data.shape[-1:] != (dim,) or data.ndim > 2:
@@ -150,7 +157,7 @@ class ReducedInference:
         Raises
         ------
         InputError
-            If data or start have another shape, data are not finite, or the tolerance is not positive.
+            If data or start have another shape, data are masked or not finite, or the tolerance is not positive.
         """
         data = self._checked(data)
         if not rel_tolerance > 0:

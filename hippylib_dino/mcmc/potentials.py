@@ -13,7 +13,7 @@ from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.mcmc.proposals import Derivatives, Evaluation
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.observation import CovarianceStateObservation, members_of, observed_data
+from hippylib_dino.modeling.observation import has_gaussian_noise, members_of, observed_data
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.model import SurrogateModel
@@ -176,8 +176,9 @@ class PDEPotential:
 def check_gaussian(misfit: hp.Misfit, name: str) -> None:
     """Raise `InputError` unless the noise is Gaussian, on observables of one time or several."""
     for member in members_of(misfit):
-        if not isinstance(member, (hp.DiscreteStateObservation, CovarianceStateObservation)):
+        if not (hasattr(member, "B") and has_gaussian_noise(member)):
             raise InputError(
                 f"{name}: expected a misfit with Gaussian noise on observables B u, got {type(member).__name__}. "
-                "Use hp.DiscreteStateObservation or hd.CovarianceStateObservation."
+                "Use hp.DiscreteStateObservation or hd.CovarianceStateObservation, or assign misfit.noise_covariance "
+                "to one of your own whose noise is Gaussian."
             )

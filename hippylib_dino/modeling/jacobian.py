@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from typing import Literal
 
 import dolfin as dl
 import hippylib as hp
@@ -10,6 +11,7 @@ import numpy as np
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, RankError, SolveError
+from hippylib_dino.modeling.control_forms import CoefficientOrder
 from hippylib_dino.modeling.spaces import (
     DofOrder,
     check_vector,
@@ -20,6 +22,7 @@ from hippylib_dino.modeling.spaces import (
     sum_over_ranks,
 )
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
+from hippylib_dino.ordering import CANONICAL, DOLFIN, ordered
 
 
 class Jacobian(abc.ABC):
@@ -54,6 +57,10 @@ class Jacobian(abc.ABC):
     def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ W for this rank's piece of each column of W; see `DataSpace`."""
         return self.transpmult_block(weights)
+
+    @abc.abstractmethod
+    def _parameter_order(self) -> DofOrder | CoefficientOrder:
+        """Canonical order of the domain."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -91,9 +98,27 @@ class Jacobian(abc.ABC):
     def _every_row(self) -> np.ndarray:
         return self.transpmult_block(np.eye(self.shape[0]))
 
-    def to_dense(self) -> np.ndarray:
-        """J as a (dQ, dM) array on every rank, columns in dolfin's global order."""
-        return gather(self.owned_rows(), self._parameter.mpi_comm()).T.copy()
+    def to_dense(self, order: Literal["dolfin", "canonical"] = "dolfin") -> np.ndarray:
+        """J as a (dQ, dM) array on every rank.
+
+        Parameters
+        ----------
+        order : "dolfin" or "canonical"
+            Of the columns: dolfin's global one, that of vectors, or the one of bases and stored Jacobians.  The array
+            refuses to meet one in the other order (`hippylib_dino.ordering`): with an input basis it is
+            ``J.to_dense("canonical") @ basis.decoder``.
+
+        Raises
+        ------
+        InputError
+            If `order` is another.
+        """
+        if order not in (DOLFIN, CANONICAL):
+            raise InputError(f'order: expected "{DOLFIN}" or "{CANONICAL}", got {order!r}.')
+        rows = self.owned_rows()
+        if order == CANONICAL:
+            return ordered(self._parameter_order().to_array(rows).T.copy(), CANONICAL)
+        return ordered(gather(rows, self._parameter.mpi_comm()).T.copy(), DOLFIN)
 
     def svd(self, rank: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Leading singular triplets in the Euclidean inner product of coefficients.
@@ -102,7 +127,7 @@ class Jacobian(abc.ABC):
 
         Returns
         -------
-        U (dQ, rank), s (rank,) descending, Vt (rank, dM)
+        U (dQ, rank), s (rank,) descending, Vt (rank, dM) with columns in dolfin's order
 
         Raises
         ------
@@ -114,7 +139,7 @@ class Jacobian(abc.ABC):
         if not 1 <= rank <= limit:
             raise RankError(f"rank: expected 1 .. {limit} for a Jacobian of shape {self.shape}, got {rank}.")
         U, s, Vt = np.linalg.svd(self.to_dense(), full_matrices=False)
-        return U[:, :rank], s[:rank], Vt[:rank]
+        return U[:, :rank], s[:rank], ordered(Vt[:rank], DOLFIN)
 
 
 class PDEJacobian(Jacobian):
@@ -147,6 +172,9 @@ class PDEJacobian(Jacobian):
         # hIPPYlib makes a new A and C for each point; an accelerated problem brings its own up to date when asked
         self._kept_A = None if self._accelerated else problem.A  # kept alive, or its id could be another matrix's
         self._kept_C = None if self._accelerated else dl.as_backend_type(problem.C).mat()
+
+    def _parameter_order(self) -> DofOrder | CoefficientOrder:
+        return DofOrder(self._problem.Vh[hp.PARAMETER]) if self._of_parameter else self._problem.control_order
 
     def _problem_linearization(self) -> int:
         """What tells one linearisation of the problem from the next: their number, or the matrix A itself."""

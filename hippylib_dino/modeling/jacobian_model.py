@@ -11,24 +11,26 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
 from hippylib_dino.control import ControlDistribution
-from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.errors import InputError, MisfitError, SolveError
+from hippylib_dino.modeling.adjoint import AdjointModel
 from hippylib_dino.modeling.control_problem import CONTROL, ControlProblem
 from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateData
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
 from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian, reason
 from hippylib_dino.modeling.observable_map import ParameterToObservable
-from hippylib_dino.modeling.observation import noise_covariance, observation_operator
+from hippylib_dino.modeling.observation import noise_covariance, observation_operator, weight_covariance
 from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values
-from hippylib_dino.modeling.time_dependent import OneStepScheme, TimeDependentJacobian, solve_trajectory
-from hippylib_dino.modeling.time_observation import TimeObservation
+from hippylib_dino.modeling.time_dependent import TimeDependentJacobian, solve_trajectory
+from hippylib_dino.modeling.time_observation import TimeObservation, stacked
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 from hippylib_dino.noise import NoiseCovariance
 
 
-class JacobianModel(ParameterToObservable, hp.Model):
+class JacobianModel(ParameterToObservable, AdjointModel):
     """A hIPPYlib model with q = F(m) = B u(m) and J = dF/dm through hIPPYlib's own adjoints.
 
-    It works in every hIPPYlib loop as `hp.Model` does.
+    It works in every hIPPYlib loop as `hp.Model` does, with a gradient that is also right where a sensor's cell touches
+    a Dirichlet boundary, and over time where the form handler sets a coefficient (`AdjointModel`).
 
     Parameters
     ----------
@@ -70,9 +72,8 @@ class JacobianModel(ParameterToObservable, hp.Model):
         initial_guess: Callable[[dl.GenericVector], dl.GenericVector] | None = None,
         control: ControlDistribution | None = None,
     ):
-        self.time_dependent = isinstance(problem, hp.TimeDependentPDEVariationalProblem)
         self.whole_state = isinstance(misfit, hp.ContinuousStateObservation)
-        if not (self.time_dependent or isinstance(problem, hp.PDEVariationalProblem)):
+        if not isinstance(problem, (hp.PDEVariationalProblem, hp.TimeDependentPDEVariationalProblem)):
             raise InputError(
                 "problem: expected an hp.PDEVariationalProblem or hp.TimeDependentPDEVariationalProblem, got "
                 f"{type(problem).__name__}. Derive your problem from one of these."
@@ -80,7 +81,6 @@ class JacobianModel(ParameterToObservable, hp.Model):
         super().__init__(problem, prior, misfit)
         if self.time_dependent:
             self.observation = TimeObservation(misfit, problem)
-            self._scheme = OneStepScheme(problem)
         elif self.whole_state:
             self._observable, self._state_order = misfit.d, DofOrder(problem.Vh[hp.STATE])
         else:
@@ -103,15 +103,37 @@ class JacobianModel(ParameterToObservable, hp.Model):
 
     @property
     def noise_covariance(self) -> NoiseCovariance:
-        """Γ as the misfit states it now."""
-        return self.observation.noise_covariance if self.time_dependent else noise_covariance(self.misfit)
+        """Γ of the Gaussian noise as the misfit states it now, for inference.
+
+        Raises
+        ------
+        MisfitError
+            If the noise is not Gaussian on observables B u with a covariance that the misfit states; see
+            `modeling.observation.has_gaussian_noise`.
+        """
+        return stacked(noise_covariance, self.misfit) if self.time_dependent else noise_covariance(self.misfit)
+
+    @property
+    def weight_covariance(self) -> NoiseCovariance:
+        """In whose standard deviations observables B u are counted in bases and training, whatever their noise."""
+        return stacked(weight_covariance, self.misfit) if self.time_dependent else weight_covariance(self.misfit)
+
+    @property
+    def weights_are_noise(self) -> bool:
+        """Whether observables are counted in standard deviations of their noise, as the misfit states it now."""
+        if self.whole_state:
+            return True
+        try:
+            return np.array_equal(self.noise_covariance.value, self.weight_covariance.value)
+        except MisfitError:
+            return False
 
     @property
     def data_space(self) -> DataSpace:
-        """Space of the observable, with the noise that the misfit states now."""
+        """Space of the observable, with the weights that the misfit states now."""
         if self.whole_state:
             return StateData(self.misfit, self.problem.Vh[hp.STATE])
-        return PointwiseData(self.noise_covariance)
+        return PointwiseData(self.weight_covariance)
 
     def solveState(self, m: dl.GenericVector, guess: dl.GenericVector | None = None) -> dl.GenericVector:
         """The state u(m), a function of m and the guess alone, whatever was solved before.

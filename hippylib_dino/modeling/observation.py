@@ -115,29 +115,85 @@ def observation_operator(misfit: hp.Misfit) -> dl.Matrix:
     return B
 
 
-def noise_covariance(misfit: hp.Misfit) -> NoiseCovariance:
-    """Γ of the misfit as it is now.
+def has_gaussian_noise(misfit: hp.Misfit) -> bool:
+    """Whether a misfit says that its cost is ½ (Bu - d)ᵀ Γ⁻¹ (Bu - d).
 
-    The multiplicative Gamma noise of `hp.MultDiscreteStateObservation` has no Γ; its
-    observables are weighted equally (Γ = I).
+    The costs of `hp.DiscreteStateObservation` and `CovarianceStateObservation` are.  A class with a cost of its own,
+    derived from one of these or not, says so by an attribute ``noise_covariance`` of the object or of the class itself;
+    one that it only inherits says nothing of the cost that took the place of the inherited one.
+    """
+    kind = type(misfit)
+    author = misfit if "cost" in vars(misfit) else next(c for c in kind.__mro__ if "cost" in vars(c))
+    if author in (hp.DiscreteStateObservation, CovarianceStateObservation):
+        return True
+    if "noise_covariance" in vars(misfit):
+        return True
+    sayer = next((c for c in kind.__mro__ if "noise_covariance" in vars(c)), None)
+    return sayer is not None and author is not misfit and issubclass(sayer, author)
+
+
+def noise_covariance(misfit: hp.Misfit) -> NoiseCovariance:
+    """Γ of the Gaussian noise on B u, as the misfit states it now: for inference.
 
     Raises
     ------
     MisfitError
-        If it is missing, or not positive.
+        If the noise is not Gaussian on observables B u, or Γ is missing or not positive.
     """
+    name = type(misfit).__name__
+    if isinstance(misfit, hp.ContinuousStateObservation):
+        raise MisfitError(
+            f"misfit: {name} observes the whole state, whose noise has no covariance of its values; its precision is "
+            "that of model.data_space. Use observables B u, or infer by hIPPYlib on hd.SurrogateModel."
+        )
     B = observation_operator(misfit)
-    if isinstance(misfit, CovarianceStateObservation):
-        return misfit.noise_covariance
-    if isinstance(misfit, hp.MultDiscreteStateObservation):
-        return NoiseCovariance(1.0, B.size(0))
-    variance = getattr(misfit, "noise_variance", None)
-    if variance is None:
+    if not has_gaussian_noise(misfit):
+        raise MisfitError(
+            f"misfit: the noise of {name} is not Gaussian with a covariance that it states, as is needed here. Infer "
+            "by hIPPYlib on hd.SurrogateModel, which takes any misfit; or, of Gaussian noise, correlated or not, use "
+            "hd.CovarianceStateObservation(B, data, noise_covariance) or assign misfit.noise_covariance."
+        )
+    stated = misfit.noise_variance if _costs_by_variance(misfit) else misfit.noise_covariance
+    if stated is None:
         raise MisfitError(
             "noise variance: not set; assign misfit.noise_variance = sigma**2 before generating data "
             "or solving the inverse problem."
         )
-    return NoiseCovariance(variance, B.size(0))
+    return NoiseCovariance.of(stated, B.size(0))
+
+
+def _costs_by_variance(misfit: hp.Misfit) -> bool:
+    """Whether the cost is hIPPYlib's, with one variance."""
+    return "cost" not in vars(misfit) and type(misfit).cost is hp.DiscreteStateObservation.cost
+
+
+def weight_covariance(misfit: hp.Misfit) -> NoiseCovariance:
+    """In whose standard deviations observables are counted by bases, training and errors, as the misfit says now.
+
+    What the misfit has in an attribute ``weight_covariance``; else the covariance of Gaussian noise.  Of other noise
+    that of an attribute ``noise_covariance`` or ``noise_variance``, taken as a scale; observables under the
+    multiplicative noise of `hp.MultDiscreteStateObservation` count alike.
+
+    Raises
+    ------
+    MisfitError
+        If the misfit has none of these, or what it has is not positive.
+    """
+    B = observation_operator(misfit)
+    stated = getattr(misfit, "weight_covariance", None)
+    if stated is None and has_gaussian_noise(misfit):
+        return noise_covariance(misfit)
+    if stated is None and isinstance(misfit, hp.MultDiscreteStateObservation):
+        stated = 1.0
+    for name in ("noise_covariance", "noise_variance"):
+        stated = getattr(misfit, name, None) if stated is None else stated
+    if stated is None:
+        raise MisfitError(
+            f"misfit: {type(misfit).__name__} has no Gaussian noise whose standard deviations observables could be "
+            "counted in. Assign misfit.weight_covariance: a variance (1.0 where all count alike), variances or a "
+            "matrix. For Gaussian noise, correlated or not, use hd.CovarianceStateObservation(B, data, covariance)."
+        )
+    return NoiseCovariance.of(stated, B.size(0))
 
 
 class Identity:

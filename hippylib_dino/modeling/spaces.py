@@ -136,7 +136,7 @@ class DofOrder:
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """This rank's rows (n_owned, ...) of an array (dim, ...) in canonical order."""
-        return array[self.owned]
+        return np.asarray(array)[self.owned]
 
 
 def dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:

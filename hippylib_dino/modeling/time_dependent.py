@@ -24,7 +24,7 @@ from petsc4py import PETSc
 from hippylib_dino.errors import SolveError
 from hippylib_dino.modeling.jacobian import Jacobian, reason
 from hippylib_dino.modeling.linear_solver import LinearSolver
-from hippylib_dino.modeling.spaces import dense_matrix, owned_values, sum_over_ranks
+from hippylib_dino.modeling.spaces import DofOrder, dense_matrix, owned_values, sum_over_ranks
 from hippylib_dino.modeling.time_observation import TimeObservation, dense_product
 
 try:  # the name of dolfin's UFL where FEniCSx is installed beside it
@@ -244,6 +244,9 @@ class TimeDependentJacobian(Jacobian):
         self._scheme = scheme
         self._observation = observation
         self._trajectory = trajectory
+
+    def _parameter_order(self) -> DofOrder:
+        return DofOrder(self._scheme.problem.Vh[hp.PARAMETER])
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         if self._dense is not None:

@@ -15,7 +15,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from hippylib_dino.errors import MisfitError
-from hippylib_dino.modeling.observation import Identity, ObservableMisfit, noise_covariance, observation_operator
+from hippylib_dino.modeling.observation import Identity, ObservableMisfit, observation_operator
 from hippylib_dino.modeling.spaces import dense_matrix, gather, owned_values, set_owned_values
 from hippylib_dino.noise import NoiseCovariance
 
@@ -78,17 +78,6 @@ class TimeObservation:
     def generate_data(self) -> dl.GenericVector:
         """A zero vector of the layout of the data."""
         return self._like.copy()
-
-    @property
-    def noise_covariance(self) -> NoiseCovariance:
-        """Γ as the misfits state it now: block diagonal, independent from time to time.
-
-        Raises
-        ------
-        MisfitError
-            If a member's is missing, or not positive.
-        """
-        return stacked_noise_covariance(self.misfit)
 
     def observe(self, u: hp.TimeDependentVector) -> np.ndarray:
         """q = (B_k u(t_k))_k, shape (dQ,), the same on every rank."""
@@ -203,18 +192,18 @@ class StackedMisfit(hp.Misfit):
         self._collect(i, [partial(member.apply_ij, i, j, d) for member, d in zip(members, pieces, strict=True)], out)
 
 
-def stacked_noise_covariance(misfit: hp.MisfitTD) -> NoiseCovariance:
-    """Γ as the members state it now: block diagonal, independent from time to time.
+def stacked(covariance: Callable[[hp.Misfit], NoiseCovariance], misfit: hp.MisfitTD) -> NoiseCovariance:
+    """A covariance of all times, `observation.noise_covariance` or `weight_covariance` of each member: block diagonal.
 
     Raises
     ------
     MisfitError
-        If a member's is missing, or not positive.
+        If a member states none, or one that is not positive.
     """
     blocks = []
     for k, member in enumerate(_members(misfit)):
         with _naming(k):
-            blocks.append(noise_covariance(member))
+            blocks.append(covariance(member))
     values, dim = [block.value for block in blocks], sum(block.dim for block in blocks)
     if any(value.ndim == 2 for value in values):
         return NoiseCovariance(sla.block_diag(*(block.to_dense() for block in blocks)), dim)

@@ -308,7 +308,7 @@ def _worst(
         true, predicted, noise_std, what = samples.y[first], values[first], np.array(1.0), "latent observables"
     else:
         true, predicted, what = samples.observable[first], dino.output_basis.decode(values[first]), "observables"
-        noise = dataset.noise_covariance
+        noise = dataset.weight_covariance
         noise_std = np.sqrt(np.diag(noise) if noise.ndim == 2 else noise)
     page.figure("worst", plotting.plot_prediction(true, predicted, noise_std), "The worst sample, true and predicted")
     page.add(f"The {what} of sample {samples.index[first]}, the worst one.")

@@ -266,7 +266,7 @@ class PDECriteria:
         begun = time.perf_counter()
         PETSc.garbage_cleanup(self.model.prior.mean.mpi_comm())
         rows = np.concatenate([self.groups[s] for s in design])
-        model = hp.Model(self.model.problem, self.model.prior, self._misfit(rows, self._data[draw, rows]))
+        model = self.model.with_misfit(self._misfit(rows, self._data[draw, rows]))
         parameters = hp.ReducedSpaceNewtonCG_ParameterList()
         for key, value in {"rel_tolerance": self._tolerance, "max_iter": self._max_iter, "print_level": -1}.items():
             parameters[key] = value

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.ordering import CANONICAL, ordered
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Basis:
     Parameters
     ----------
     decoder, encoder : (dim, rank)
-        Columns; encoderᵀ decoder = I.  Rows in canonical order for parameters.
+        Columns; encoderᵀ decoder = I.  Of parameters the rows are in canonical order, and refuse to meet an array in
+        dolfin's (`hippylib_dino.ordering`).
     shift : (dim,)
         Prior mean, or mean observable; what decodes from zero.
     eigenvalues : (n,), n ≥ rank
@@ -55,6 +57,9 @@ class Basis:
                 f"basis: expected decoder and encoder (dim, rank) and shift (dim,), got {self.decoder.shape}, "
                 f"{self.encoder.shape} and {self.shift.shape}."
             )
+        if self.kind == "learned" or "prior precision" in self.inner_product:
+            for name in ("decoder", "encoder", "shift"):
+                object.__setattr__(self, name, ordered(getattr(self, name), CANONICAL))
 
     @property
     def dim(self) -> int:

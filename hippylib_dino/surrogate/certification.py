@@ -13,15 +13,25 @@ from hippylib.utils.warnings import ModelConvergenceError
 from rich.console import Console
 from rich.table import Table
 
+from hippylib_dino.data.streams import stream
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.jacobian import reason
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
-from hippylib_dino.surrogate.metric import dual_norm, gaussian, latent_posterior, parameter_to_judge
+from hippylib_dino.surrogate.curvature import ask
+from hippylib_dino.surrogate.metric import (
+    dual_norm,
+    gaussian,
+    latent_posterior,
+    observed_inner,
+    owned_rows,
+    parameter_to_judge,
+)
 from hippylib_dino.surrogate.model import SurrogateModel
 
 NAN = float("nan")
 MAX_JACOBIAN_ERROR = 0.5  # beyond it the surrogate's Hessian is no metric to measure a distance with
+VERDICT_STREAM = 5  # random streams besides those of a dataset, of forward UQ and of enrichment
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,8 @@ class Certificate:
     ----------
     threshold : float
         Of `relative_distance`.
-    n_forward, n_adjoint : int
-        PDE solves that this took.
+    n_forward, n_adjoint, n_linearized : int
+        PDE solves that this took; the linearised ones share one factorization.
     reason : str
         Why it is not trusted; empty if it is.
     cost, surrogate_cost : Cost
@@ -56,15 +66,26 @@ class Certificate:
         has a gradient.  Not hIPPYlib's norm √(gᵀ M⁻¹ g): that of the prior covariance does not depend on the mesh, and
         measures g along a draw from the prior.
     distance : float
-        √(gᵀ H⁻¹ g) ≈ ‖m - m_MAP‖_H, the estimated distance to the PDE's MAP point, H = R + Ĵᵀ Γ⁻¹ Ĵ.  In posterior
-        standard deviations: |wᵀ(m - m_MAP)| ≤ distance · √(wᵀ H⁻¹ w) for every linear functional w of the parameter.
+        √(gᵀ H⁻¹ g) ≈ ‖m - m_MAP‖_H, the estimated distance to the PDE's MAP point, H the Hessian of the PDE's cost as
+        far as it was asked about (`surrogate.curvature`).  In posterior standard deviations:
+        |wᵀ(m - m_MAP)| ≤ distance · √(wᵀ H⁻¹ w) for every linear functional w of the parameter.
+    largest_direction : float
+        The part of `distance` along the one of the surrogate's posterior eigenvectors where it is largest; what is
+        outside the input basis counts as one direction.  A mean over many directions does not show it.
     informed_directions : float
-        n = Σ λ/(1+λ), the directions that the data inform, by the surrogate's Hessian; at least 1.
+        n = Σ γλ/(1+γλ), the directions that the data inform, by the surrogate's eigenvalues, less where the PDE sees
+        only a share γ of what the surrogate sees; at least 1.
     observable_error : float
-        Root mean square of F̂(m) - F(m) over the observables, in noise standard deviations; of whole states the norm
-        ‖F̂(m) - F(m)‖_{Γ⁻¹}.
+        Root mean square of F̂(m) - F(m) over the observables, in noise standard deviations: those of the misfit's own
+        curvature at F(m), Γ^½ for Gaussian noise; of whole states the norm ‖F̂(m) - F(m)‖_{Γ⁻¹}.
     jacobian_error : float
-        ‖(Ĵ - J)ᵀ Γ⁻¹ (F(m) - d)‖ relative to ‖Jᵀ Γ⁻¹ (F(m) - d)‖ in the norm of the prior covariance.
+        Relative error of the misfit's gradient Ĵᵀ Γ⁻¹ (F(m) - d), in the norm of the prior covariance.
+    hessian_error : float
+        Root mean square error of the surrogate's Hessian over the informed directions, relative to it, by one draw.
+    lowest_curvature : float
+        The least curvature of the PDE's cost, relative to the surrogate's, in the directions asked about: 1 of an exact
+        surrogate.  Below 1 the surrogate took the posterior for narrower than it is; where it is not positive the point
+        is no minimum.
     corrected : dolfin vector, (dM,), or None
         m - H⁻¹ g, where the distance is measured to.  Nearer to the PDE's MAP point where the distance is small; a full
         Newton step at which the PDE has not been asked, it may overshoot where it is large.
@@ -73,14 +94,18 @@ class Certificate:
     threshold: float
     n_forward: int
     n_adjoint: int
+    n_linearized: int
     reason: str
     cost: Cost = Cost()
     surrogate_cost: Cost = Cost()
     gradient_norm: float = NAN
     distance: float = NAN
+    largest_direction: float = NAN
     informed_directions: float = NAN
     observable_error: float = NAN
     jacobian_error: float = NAN
+    hessian_error: float = NAN
+    lowest_curvature: float = NAN
     corrected: dl.GenericVector | None = None
 
     @property
@@ -108,25 +133,34 @@ class Certificate:
         table.add_row("gradient, relative to that at the prior mean", f"{self.gradient_norm:.2e}", "")
         table.add_row("distance to the PDE's MAP, posterior deviations", f"{self.distance:.3g}", "")
         table.add_row(f"  per informed direction ({self.informed_directions:.1f})", f"{self.relative_distance:.3g}", "")
+        table.add_row("  along the one of its directions that is largest", f"{self.largest_direction:.3g}", "")
         table.add_row("cost above its minimum, estimated", f"{self.excess_cost:.3g}", "")
         table.add_row("error of an observable, noise deviations", "", f"{self.observable_error:.3g}")
         table.add_row("error of the Jacobian on the residual", "", f"{self.jacobian_error:.2%}")
+        table.add_row("error of the Hessian, an informed direction", "", f"{self.hessian_error:.2%}")
+        table.add_row("least curvature found, relative to the surrogate's", f"{self.lowest_curvature:.3g}", "")
         verdict = f"trusted: {self.relative_distance:.3g} <= {self.threshold:g}" if self.trusted else "NOT trusted"
         text = io.StringIO()
         Console(file=text, width=100).print(table)
         lines = [text.getvalue().rstrip(), verdict + (f": {self.reason}" if self.reason else "")]
-        return "\n".join([*lines, f"PDE solves: {self.n_forward} forward, {self.n_adjoint} adjoint"])
+        return "\n".join(
+            [*lines, f"PDE solves: {self.n_forward} forward, {self.n_adjoint} adjoint, {self.n_linearized} linearised"]
+        )
 
 
-def certify(surrogate: SurrogateModel, model: JacobianModel, x, *, threshold: float = 0.3) -> Certificate:
-    """How far a surrogate's MAP point is from the PDE's, by one PDE solve and one adjoint.
+def certify(
+    surrogate: SurrogateModel, model: JacobianModel, x, *, threshold: float = 0.3, seed: int = 0
+) -> Certificate:
+    """How far a surrogate's MAP point is from the PDE's, by one PDE solve, one adjoint and a few linearised solves.
 
     A draw from the posterior is displaced from its mean by one standard deviation in each of the n directions that the
     data inform; the surrogate's MAP point, from the PDE's, by distance/√n in root mean square.  With the default
     threshold of 0.3 the surrogate adds at most √(1 + 0.3²) - 1 = 4.4 % to the root mean square error of the estimate.
 
-    The estimate is of first order in the distance and takes the surrogate's Hessian for the PDE's.  It is refused where
-    `Certificate.jacobian_error` exceeds 0.5: a Jacobian that is too large would hide the distance.
+    The estimate is of first order in the distance.  The PDE is asked for its Hessian in the direction of the step, in
+    a random one, and in that of the largest error which this shows: a surrogate of wrong curvature neither hides the
+    distance nor passes a saddle.  A point is refused where one of these curvatures is not positive, and where
+    `Certificate.jacobian_error` exceeds 0.5.
 
     Parameters
     ----------
@@ -137,6 +171,8 @@ def certify(surrogate: SurrogateModel, model: JacobianModel, x, *, threshold: fl
         What a solver returned for the surrogate; only m, (dM,), primal, is used.  Any m will do.
     threshold : float
         Of the verdict, in posterior standard deviations per informed direction.
+    seed : int
+        Of the random direction.
 
     Returns
     -------
@@ -154,8 +190,9 @@ def certify(surrogate: SurrogateModel, model: JacobianModel, x, *, threshold: fl
     Notes
     -----
     gᵀ H⁻¹ g is twice the decrease of the cost that a Newton step promises, Boyd, Vandenberghe, Convex Optimization,
-    section 9.5.1.  H⁻¹ is exact by latent algebra (`latent_posterior`).  The first solve of a nonlinear PDE may need
-    one more, at the prior mean, for its initial guess; it is counted.
+    section 9.5.1.  Three or four Hessian products, of two linearised solves each with one factorization, tell H; the
+    surrogate's Hessian, by latent algebra exact, is the metric (`surrogate.curvature`, `latent_posterior`).  The first
+    solve of a nonlinear PDE may need one more, at the prior mean, for its initial guess; it is counted.
 
     Examples
     --------
@@ -169,28 +206,36 @@ def certify(surrogate: SurrogateModel, model: JacobianModel, x, *, threshold: fl
     if not threshold > 0:
         raise InputError(f"threshold: expected > 0, got {threshold}.")
     m = parameter_to_judge(surrogate, model, x)
-    before = model.n_fwd_solve, model.n_adj_solve
+    before = model.n_fwd_solve, model.n_adj_solve, model.n_inc_solve
     numbers: dict[str, Any] = {}
     reasons = []
+    answer = posterior = None
     try:
         answer = _ask_pde(model, m)
         numbers["cost"] = answer.cost
     except (RuntimeError, ModelConvergenceError) as error:  # SolveError is one; dolfin raises a bare RuntimeError
-        answer = None
         reasons.append(f"the PDE at this point: {reason(error)}")
     try:
-        numbers |= _compare(surrogate, model, m, answer)
+        posterior = _judge_alone(surrogate, m, numbers)
+        if answer is not None:
+            _compare(surrogate, model, m, answer, numbers)
     except ModelConvergenceError as error:
         reasons.append(f"the surrogate at this point: {reason(error)}")
-    if not reasons:
-        reasons = _objections(numbers, threshold)
-    n_forward, n_adjoint = model.n_fwd_solve - before[0], model.n_adj_solve - before[1]
-    return Certificate(threshold, n_forward, n_adjoint, "; ".join(reasons), **numbers)
+    if answer is not None and posterior is not None and not reasons:
+        try:
+            _measure(model, answer, posterior, stream((seed, VERDICT_STREAM), 0), numbers)
+            reasons = _objections(numbers, threshold)
+        except (RuntimeError, ModelConvergenceError) as error:
+            reasons.append(f"the PDE linearised at this point: {reason(error)}")
+    after = model.n_fwd_solve, model.n_adj_solve, model.n_inc_solve
+    n_forward, n_adjoint, n_linearized = (a - b for a, b in zip(after, before, strict=True))
+    return Certificate(threshold, n_forward, n_adjoint, n_linearized, "; ".join(reasons), **numbers)
 
 
 class _Answer(NamedTuple):
-    """What one solve and one adjoint give: this rank's piece of the observable, dual gradients."""
+    """What one solve and one adjoint give: the point, this rank's piece of the observable, dual gradients."""
 
+    x: list
     cost: Cost
     observable: np.ndarray
     misfit_gradient: dl.GenericVector
@@ -207,51 +252,81 @@ def _ask_pde(model: JacobianModel, m: dl.GenericVector) -> _Answer:
     gradient.axpy(1.0, misfit_gradient)
     if not np.isfinite([misfit, gradient.norm("l2")]).all():
         raise SolveError("cost or gradient is not finite (NaN or infinity).")
-    return _Answer(Cost(misfit, regularization), model.observe_local(x[hp.STATE]), misfit_gradient, gradient)
+    return _Answer(x, Cost(misfit, regularization), model.observe_local(x[hp.STATE]), misfit_gradient, gradient)
 
 
-def _compare(
-    surrogate: SurrogateModel, model: JacobianModel, m: dl.GenericVector, answer: _Answer | None
-) -> dict[str, Any]:
-    """The numbers of a certificate that need the surrogate, those alone that need no PDE where it failed."""
+def _judge_alone(surrogate: SurrogateModel, m: dl.GenericVector, numbers: dict[str, Any]) -> hp.GaussianLRPosterior:
+    """Add the numbers of a certificate that need no PDE; the surrogate's Laplace posterior."""
     x = surrogate.generate_vector()
     x[hp.PARAMETER].axpy(1.0, m)
     surrogate.solveFwd(x[hp.STATE], x)
     _, regularization, misfit = surrogate.cost(x)
-    numbers: dict[str, Any] = {"surrogate_cost": Cost(misfit, regularization)}
+    numbers["surrogate_cost"] = Cost(misfit, regularization)
     posterior = latent_posterior(surrogate, m)
-    informed = np.maximum(posterior.d, 0.0)
-    numbers["informed_directions"] = max(float((informed / (1 + informed)).sum()), 1.0)
-    if answer is None:
-        return numbers
+    numbers["informed_directions"] = _informed(posterior)
+    return posterior
+
+
+def _informed(posterior: hp.GaussianLRPosterior, share: float = 1.0) -> float:
+    """n of the eigenvalues λ times a share."""
+    informed = share * np.maximum(posterior.d, 0.0)
+    return max(float((informed / (1 + informed)).sum()), 1.0)
+
+
+def _compare(
+    surrogate: SurrogateModel, model: JacobianModel, m: dl.GenericVector, answer: _Answer, numbers: dict[str, Any]
+) -> None:
+    """Add what compares the surrogate's answers with the PDE's."""
     covariance = surrogate.prior.Rsolver
     data = model.data_space
     gap = data.local(surrogate.evalObservable(m)) - answer.observable
-    numbers["observable_error"] = float(np.sqrt(data.inner(gap, gap) / (1 if model.whole_state else data.dim)))
-    corrected, step = m.copy(), m.copy()
-    posterior.Hlr.solve(step, answer.gradient)
-    corrected.axpy(-1.0, step)
-    numbers["corrected"] = corrected
-    numbers["distance"] = float(np.sqrt(max(step.inner(answer.gradient), 0.0)))
+    squared = float(observed_inner(surrogate, m, answer.observable, gap[:, None])[0, 0])
+    numbers["observable_error"] = float(np.sqrt(max(squared, 0.0) / (1 if model.whole_state else data.dim)))
     start = _misfit_gradient(surrogate, surrogate.prior.mean)
     numbers["gradient_norm"] = _ratio(dual_norm(covariance, answer.gradient), dual_norm(covariance, start))
-    first, last = (None, None) if model.whole_state else x[hp.STATE].local_range()
-    difference = _misfit_gradient(surrogate, m, answer.observable[first:last])
+    difference = _misfit_gradient(surrogate, m, answer.observable)
     difference.axpy(-1.0, answer.misfit_gradient)
     size = dual_norm(covariance, answer.misfit_gradient)
     numbers["jacobian_error"] = _ratio(dual_norm(covariance, difference), size)
-    return numbers
+
+
+def _measure(
+    model: JacobianModel,
+    answer: _Answer,
+    posterior: hp.GaussianLRPosterior,
+    rng: np.random.Generator,
+    numbers: dict[str, Any],
+) -> None:
+    """Add the distance, in the PDE's curvature, and what is wrong with the surrogate's."""
+    model.setPointForHessianEvaluations(answer.x, gauss_newton_approx=False)
+    found = ask(hp.ReducedHessian(model), posterior, answer.gradient, rng)
+    numbers["informed_directions"] = _informed(posterior, min(max(found.share, 0.0), 1.0))
+    numbers["distance"], numbers["lowest_curvature"] = found.distance, found.lowest
+    numbers["hessian_error"] = found.error / _informed(posterior) ** 0.5
+    corrected = answer.x[hp.PARAMETER].copy()
+    corrected.axpy(1.0, found.step)
+    numbers["corrected"] = corrected
+    numbers["largest_direction"] = _largest_part(posterior, found.step)
+
+
+def _largest_part(posterior: hp.GaussianLRPosterior, step: dl.GenericVector) -> float:
+    """The largest coordinate of a step in posterior deviations; what is outside the basis is one of them."""
+    dual = step.copy()
+    posterior.prior.R.mult(step, dual)
+    parts = np.array(posterior.U.dot_v(dual))
+    outside = max(step.inner(dual) - float(parts @ parts), 0.0)
+    return float(max(np.abs(parts * np.sqrt(1 + np.maximum(posterior.d, 0.0))).max(), np.sqrt(outside)))
 
 
 def _misfit_gradient(
-    surrogate: SurrogateModel, m: dl.GenericVector, owned_observable: np.ndarray | None = None
+    surrogate: SurrogateModel, m: dl.GenericVector, observable: np.ndarray | None = None
 ) -> dl.GenericVector:
-    """Ĵᵀ Γ⁻¹ (q - d), with q the surrogate's own observable by default."""
+    """Ĵᵀ Γ⁻¹ (q - d), with q the surrogate's own observable by default, or this rank's piece of another."""
     x = surrogate.generate_vector()
     x[hp.PARAMETER].axpy(1.0, m)
     surrogate.solveFwd(x[hp.STATE], x)
-    if owned_observable is not None:
-        set_owned_values(x[hp.STATE], owned_observable)
+    if observable is not None:
+        set_owned_values(x[hp.STATE], owned_rows(x[hp.STATE], observable))
     surrogate.solveAdj(x[hp.ADJOINT], x)
     gradient = surrogate.generate_vector(hp.PARAMETER)
     surrogate.evalGradientParameter(x, gradient, misfit_only=True)
@@ -266,6 +341,11 @@ def _objections(numbers: dict[str, Any], threshold: float) -> list[str]:
     """What speaks against a point at which everything could be computed."""
     relative = numbers["distance"] / numbers["informed_directions"] ** 0.5
     out = []
+    if not numbers["lowest_curvature"] > 0:
+        out.append(
+            f"the PDE's cost has a curvature of {numbers['lowest_curvature']:.2g} times the surrogate's along one "
+            "direction: the point is no minimum, as a saddle is none, and has no distance to one"
+        )
     if not relative <= threshold:
         out.append(f"{relative:.3g} posterior standard deviations per informed direction > {threshold:g}")
     if not numbers["jacobian_error"] <= MAX_JACOBIAN_ERROR:
@@ -356,9 +436,9 @@ def certify_laplace(surrogate: SurrogateModel, model: JacobianModel, x, *, k: in
     before = model.n_fwd_solve
     posterior = latent_posterior(surrogate, m)
     vectors = np.stack([owned_values(posterior.U[j]) for j in range(rank)], axis=1)
-    _, jacobian = model.linearize(m)
+    observable, jacobian = model.linearize(m)
     columns = jacobian.mult_local(vectors[:, :k])
-    ritz, rotation = np.linalg.eigh(model.data_space.inner(columns, columns))
+    ritz, rotation = np.linalg.eigh(observed_inner(surrogate, m, model.data_space.local(observable), columns))
     ritz, rotation = np.maximum(ritz[::-1], 0.0), rotation[:, ::-1]
     eigenvalues = np.append(ritz, posterior.d[k:])
     vectors[:, :k] = vectors[:, :k] @ rotation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dolfin as dl
 import hippylib as hp
 import numpy as np
@@ -10,8 +12,15 @@ from hippylib.utils.warnings import ModelConvergenceError
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
-from hippylib_dino.modeling.observation import noise_covariance
-from hippylib_dino.modeling.spaces import DofOrder, check_vector, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.observation import has_gaussian_noise, members_of, noise_covariance
+from hippylib_dino.modeling.spaces import (
+    DofOrder,
+    check_vector,
+    map_block,
+    owned_values,
+    set_owned_values,
+    sum_over_ranks,
+)
 from hippylib_dino.surrogate.model import SurrogateModel
 
 SMALLEST = -0.9  # of the eigenvalues of a full Hessian relative to the prior's, so that it stays a metric
@@ -118,12 +127,59 @@ def _check_same_data(surrogate: SurrogateModel, model: JacobianModel) -> None:
     here, there = model.misfit, getattr(surrogate.misfit, "misfit", surrogate.misfit)
     if here is there:
         return
-    if there is not None and hasattr(here, "B") and hasattr(there, "B"):
-        gap = owned_values(here.d) - owned_values(there.d)
-        same_noise = np.array_equal(noise_covariance(here).value, noise_covariance(there).value)
-        if same_noise and sum_over_ranks((gap**2).sum(), here.d.mpi_comm()) == 0.0:
+    pairs = list(zip(members_of(here), members_of(there), strict=False))
+    if len(members_of(here)) == len(members_of(there)) and all(_same_noise(*pair) for pair in pairs):
+        gaps = sum(float(((owned_values(a.d) - owned_values(b.d)) ** 2).sum()) for a, b in pairs)
+        if sum_over_ranks(np.array(gaps), pairs[0][0].d.mpi_comm()) == 0.0:
             return
     raise InputError(
         "surrogate, model: expected one data vector and one noise covariance, got different ones. "
         "Make the surrogate with the PDE's misfit: hd.SurrogateModel(dino, model.prior, model.misfit)."
     )
+
+
+def _same_noise(a: hp.Misfit, b: hp.Misfit) -> bool:
+    """Whether two misfits, of which the fingerprint says that they observe the same, have the same cost."""
+    if a is b:
+        return True
+    if not all(hasattr(misfit, "B") for misfit in (a, b)):
+        return False
+    if has_gaussian_noise(a) and has_gaussian_noise(b):
+        return np.array_equal(noise_covariance(a).to_dense(), noise_covariance(b).to_dense())
+    return type(a) is type(b) and _settings(a) == _settings(b)
+
+
+def _settings(misfit: hp.Misfit) -> dict[str, Any]:
+    """The numbers among a misfit's attributes."""
+    plain = {name: value for name, value in vars(misfit).items() if isinstance(value, (int, float, np.ndarray))}
+    return {name: np.asarray(value).tolist() for name, value in plain.items()}
+
+
+def owned_rows(like: dl.GenericVector, local: np.ndarray) -> np.ndarray:
+    """What this rank owns of `DataSpace`'s local rows, for the layout of a surrogate's state."""
+    return local if len(local) == like.local_size() else local[slice(*like.local_range())]
+
+
+def observed_inner(
+    surrogate: SurrogateModel, m: dl.GenericVector, observable: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Cᵀ W C with W the misfit's curvature at an observable, Γ⁻¹ for Gaussian noise.
+
+    Parameters
+    ----------
+    surrogate : SurrogateModel
+    m : dolfin vector, (dM,)
+    observable : (n_local,)
+        This rank's piece of it, see `DataSpace`.
+    columns : (n_local, k)
+
+    Returns
+    -------
+    ndarray, (k, k)
+    """
+    q = surrogate.generate_vector(hp.STATE)
+    set_owned_values(q, owned_rows(q, observable))
+    surrogate.misfit.setLinearizationPoint([q, m, None])
+    owned = owned_rows(q, columns)
+    weighted = map_block(lambda out, x: surrogate.misfit.apply_ij(hp.STATE, hp.STATE, x, out), q, q, owned)
+    return sum_over_ranks(owned.T @ weighted, q.mpi_comm())

@@ -17,7 +17,7 @@ from hippylib_dino.modeling.fingerprint import (
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import ObservableMisfit, noise_covariance
-from hippylib_dino.modeling.time_observation import StackedMisfit, stacked_noise_covariance
+from hippylib_dino.modeling.time_observation import StackedMisfit, stacked
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.surrogate.problem import SurrogateProblem
@@ -88,9 +88,15 @@ class SurrogateModel(ParameterToObservable, hp.Model):
 
     @property
     def noise_covariance(self) -> NoiseCovariance:
-        """Γ as the user's misfit states it now."""
+        """Γ of the Gaussian noise as the user's misfit states it now.
+
+        Raises
+        ------
+        MisfitError
+            As `JacobianModel.noise_covariance` does.
+        """
         if isinstance(self.misfit, StackedMisfit):
-            return stacked_noise_covariance(self.misfit.misfit)
+            return stacked(noise_covariance, self.misfit.misfit)
         return noise_covariance(self.misfit.misfit if isinstance(self.misfit, ObservableMisfit) else self.misfit)
 
     def evalObservable(self, m: dl.GenericVector) -> np.ndarray:

@@ -33,6 +33,8 @@ class SurrogateJacobian(Jacobian):
         This rank's rows of RΨ.
     observable, parameter : dolfin vectors
         Layouts.
+    order : DofOrder
+        Of the parameter space.
     owned : (n_owned_observables,) of int
         Rows of the decoder that this rank owns in an observable vector.
     distributed : bool
@@ -46,12 +48,16 @@ class SurrogateJacobian(Jacobian):
         encoder: np.ndarray,
         observable: dl.GenericVector,
         parameter: dl.GenericVector,
+        order: DofOrder,
         owned: np.ndarray,
         distributed: bool,
     ):
         super().__init__(observable, parameter)
         self._decoder, self._latent, self._encoder = decoder, latent, encoder
-        self._owned, self._distributed = owned, distributed
+        self._order, self._owned, self._distributed = order, owned, distributed
+
+    def _parameter_order(self) -> DofOrder:
+        return self._order
 
     def _push(self, directions: np.ndarray) -> np.ndarray:
         """∂f (RΨ)ᵀ V, (rQ, k)."""
@@ -143,7 +149,7 @@ class SurrogateProblem(hp.PDEProblem):
     def __init__(self, dino: DINO, parameter_space: dl.FunctionSpace, state: dl.GenericVector | dl.FunctionSpace):
         self.dino = dino
         self.map = dino.latent_map
-        order = DofOrder(parameter_space)
+        order = self._order = DofOrder(parameter_space)
         self._whole_state = isinstance(state, dl.FunctionSpace)
         if self._whole_state:
             self._state, self._owned = dl.Function(state).vector(), DofOrder(state).owned
@@ -253,6 +259,7 @@ class SurrogateProblem(hp.PDEProblem):
             self._encoder,
             self._state,
             self._parameter,
+            self._order,
             self._owned,
             self._whole_state,
         )

@@ -171,8 +171,7 @@ def _newton(out: Refinement, model: JacobianModel, covariance, forcing: _Forcing
     former: list[list] = []
     for steps in range(max_iter + 1):
         model.solveAdj(out[hp.ADJOINT], out)
-        # hIPPYlib's Hessian of time-dependent problems is right in Gauss-Newton alone
-        gauss_newton = model.time_dependent or steps < forcing.gauss_newton
+        gauss_newton = steps < forcing.gauss_newton
         out.gradient_norm = model.evalGradientParameter(out, gradient)
         out.converged = out.gradient_norm <= out.tolerance
         if out.converged or steps == max_iter:

@@ -5,7 +5,15 @@ import pytest
 
 import hippylib_dino as hd
 from hippylib_dino.data.solving import SampleSolver
-from hippylib_dino.errors import DatasetError, FingerprintError, GenerationError, InputError, RankError, SolveError
+from hippylib_dino.errors import (
+    DatasetError,
+    FingerprintError,
+    GenerationError,
+    InputError,
+    MisfitError,
+    RankError,
+    SolveError,
+)
 from hippylib_dino.modeling import JacobianModel
 
 SMALL = {"n_samples": 4, "n_validation": 1, "n_test": 1, "input_rank": 6, "output_rank": 5, "progress": False}
@@ -240,6 +248,9 @@ def test_multiplicative_noise_weighs_observables_equally(models, tmp_path):
     model = hd.JacobianModel(poisson.problem, poisson.prior, misfit)
     d = hd.generate(model, tmp_path / "d", **{**SMALL, "n_samples": 8})
     np.testing.assert_allclose(d.output_basis.encoder, d.output_basis.decoder)
+    assert d.weight_covariance == 1.0
+    with pytest.raises(MisfitError, match=r"noise_covariance: the dataset in .* whose noise is not Gaussian"):
+        d.noise_covariance  # noqa: B018
     dino = hd.train(d, epochs=2, hidden=(4,), progress=False)
     hd.modeling.set_owned_values(misfit.d, model.evalObservable(model.prior.mean))
     surrogate = hd.SurrogateModel(dino, model.prior, misfit)

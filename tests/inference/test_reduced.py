@@ -215,6 +215,12 @@ def test_bad_input_is_named(inference, confusion_dino, batch):
         inference.map(np.zeros(3))
     with pytest.raises(InputError, match="data: has values that are not finite"):
         inference.map(np.full(50, np.nan))
+    missing = np.ma.masked_array(batch[:2], mask=np.arange(100).reshape(2, 50) == 7)
+    for ask in (inference.map, inference.solve):
+        with pytest.raises(InputError, match="data: is a masked array, and 1 of its values are masked"):
+            ask(missing)
+    unmasked = np.ma.masked_array(batch[0])
+    np.testing.assert_array_equal(inference.map(unmasked), inference.map(batch[0]))
     with pytest.raises(InputError, match=r"start: expected shape \(70, 24\)"):
         inference.map(batch, start=np.zeros(24))
     with pytest.raises(InputError, match="rel_tolerance: expected > 0"):

@@ -3,9 +3,15 @@ import hippylib as hp
 import numpy as np
 import pytest
 
+import hippylib_dino as hd
 from hippylib_dino.errors import MisfitError
 from hippylib_dino.modeling import CovarianceStateObservation, NoiseCovariance, ObservableMisfit
-from hippylib_dino.modeling.observation import noise_covariance, observation_operator
+from hippylib_dino.modeling.observation import (
+    has_gaussian_noise,
+    noise_covariance,
+    observation_operator,
+    weight_covariance,
+)
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 
 SPD = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 3.0]])
@@ -133,3 +139,121 @@ def test_observable_misfit_sees_noise_and_data_assigned_later(models):
     assert wrapped.cost([q, None, None]) == pytest.approx(4 * before)
     misfit.d = q.copy()
     assert wrapped.cost([q, None, None]) == 0.0
+
+
+# ---- misfits of one's own ----------------------------------------------------------------
+
+
+class Robust(hp.DiscreteStateObservation):
+    """Pseudo-Huber's cost, with the root of `noise_variance` as its scale: the noise is not Gaussian."""
+
+    def cost(self, x):
+        self.B.mult(x[hp.STATE], self.Bu)
+        self.Bu.axpy(-1.0, self.d)
+        return float((np.sqrt(1.0 + owned_values(self.Bu) ** 2 / self.noise_variance) - 1.0).sum())
+
+
+class Counted(hp.DiscreteStateObservation):
+    """Gaussian, by hIPPYlib's cost, with something of its own."""
+
+    def grad(self, i, x, out):
+        self.n_gradients = getattr(self, "n_gradients", 0) + 1
+        super().grad(i, x, out)
+
+
+class Correlated(hp.Misfit):
+    """Gaussian with a matrix of its own, which it tells nobody."""
+
+    def __init__(self, B):
+        self.B, self.d = B, dl.Vector(B.mpi_comm())
+        B.init_vector(self.d, 0)
+
+    def cost(self, x):
+        return 0.0
+
+
+class RobustCovariance(CovarianceStateObservation):
+    """Another cost under an inherited statement of the noise."""
+
+    def cost(self, x):
+        return float(np.log1p(super().cost(x)))
+
+
+class Stated(Robust):
+    """A class that says itself that its own cost is Gaussian."""
+
+    noise_covariance = 0.25
+
+
+REFUSED = {
+    "robust": lambda B: Robust(B, noise_variance=0.25),
+    "correlated": Correlated,
+    "of another cost than it inherited": lambda B: RobustCovariance(B, noise_covariance=0.25),
+    "multiplicative": lambda B: hp.MultDiscreteStateObservation(B, None, 50.0),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_noise_that_is_not_gaussian_is_refused_with_the_remedy(models, kind):
+    misfit = REFUSED[kind](models["linear"].misfit.B)
+    assert not has_gaussian_noise(misfit)
+    message = (
+        rf"noise of {type(misfit).__name__} is not Gaussian.* use hd\.CovarianceStateObservation.* or assign misfit"
+    )
+    with pytest.raises(MisfitError, match=message):
+        noise_covariance(misfit)
+
+
+def test_noise_is_gaussian_where_the_misfit_says_so(models):
+    B = models["linear"].misfit.B
+    assert noise_covariance(Counted(B, noise_variance=0.25)).value == 0.25
+    assert noise_covariance(Stated(B, noise_variance=4.0)).value == 0.25
+    own = Correlated(B)
+    own.noise_covariance = np.eye(9) + 0.1
+    np.testing.assert_array_equal(noise_covariance(own).value, np.eye(9) + 0.1)
+    own.noise_covariance = np.ones(3)
+    with pytest.raises(MisfitError, match=r"expected a scalar, \(9,\) variances"):
+        noise_covariance(own)
+
+
+def test_cost_that_is_replaced_on_the_object_is_its_own(models):
+    misfit = hp.DiscreteStateObservation(models["linear"].misfit.B, noise_variance=0.25)
+    misfit.cost = lambda x: 0.0
+    assert not has_gaussian_noise(misfit)
+    misfit.noise_covariance = 4.0
+    assert noise_covariance(misfit).value == 4.0
+
+
+def test_weights_are_another_quantity(models):
+    B = models["linear"].misfit.B
+    weights = {kind: make(B) for kind, make in REFUSED.items()}
+    assert weight_covariance(weights["robust"]).value == 0.25
+    assert weight_covariance(weights["of another cost than it inherited"]).value == 0.25
+    assert weight_covariance(weights["multiplicative"]).value == 1.0
+    with pytest.raises(MisfitError, match=r"Assign misfit\.weight_covariance: a variance"):
+        weight_covariance(weights["correlated"])
+    for misfit in weights.values():
+        misfit.weight_covariance = np.arange(1.0, 10.0)
+        np.testing.assert_array_equal(weight_covariance(misfit).value, np.arange(1.0, 10.0))
+    gaussian = hp.DiscreteStateObservation(B, noise_variance=1e-4)
+    assert weight_covariance(gaussian).value == noise_covariance(gaussian).value == 1e-4
+
+
+def test_model_tells_weights_from_noise(models):
+    """Also over time, where the member is named, and of whole states."""
+    model = models["linear"]
+    robust = hd.JacobianModel(model.problem, model.prior, Robust(model.misfit.B, noise_variance=0.25))
+    assert (model.weights_are_noise, robust.weights_are_noise) == (True, False)
+    assert robust.data_space.value == robust.weight_covariance.value == 0.25
+    with pytest.raises(MisfitError, match="noise of Robust is not Gaussian"):
+        robust.noise_covariance  # noqa: B018
+    heat = models["heat"]
+    members = [heat.misfit.misfits[0], hp.MultDiscreteStateObservation(heat.misfit.misfits[1].B, None, 50.0)]
+    mixed = hd.JacobianModel(heat.problem, heat.prior, hp.MisfitTD(members, heat.misfit.sim_times))
+    np.testing.assert_array_equal(mixed.weight_covariance.value, [1e-4] * 9 + [1.0] * 8)
+    with pytest.raises(MisfitError, match=r"misfits\[1\]: misfit: the noise of MultDiscreteStateObservation is not"):
+        mixed.noise_covariance  # noqa: B018
+    with pytest.raises(
+        MisfitError, match="ContinuousStateObservation observes the whole state, whose noise has no cov"
+    ):
+        models["state"].noise_covariance  # noqa: B018

@@ -7,9 +7,10 @@ import hippylib_dino as hd
 from hippylib_dino.errors import MisfitError, SolveError
 from hippylib_dino.modeling import time_dependent
 from hippylib_dino.modeling.linear_solver import LinearSolver
+from hippylib_dino.modeling.observation import noise_covariance
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from hippylib_dino.modeling.time_dependent import TimeDependentJacobian
-from hippylib_dino.modeling.time_observation import TimeObservation
+from hippylib_dino.modeling.time_observation import TimeObservation, stacked
 from tests import time_dependent_problems as problems
 
 NAMES = ("heat", "reaction")
@@ -146,7 +147,7 @@ def test_gradient_of_the_misfit(models, name):
     model.solveAdj(x[hp.ADJOINT], x)
     gradient = model.generate_vector(hp.PARAMETER)
     model.evalGradientParameter(x, gradient, misfit_only=True)
-    ours = owned_values(model.vjp(m, model.observation.noise_covariance.solve(model.evalObservable(m))))
+    ours = owned_values(model.vjp(m, model.noise_covariance.solve(model.evalObservable(m))))
     np.testing.assert_allclose(ours, owned_values(gradient), rtol=0, atol=1e-8 * np.abs(ours).max())
 
 
@@ -301,7 +302,7 @@ def test_noise_is_block_diagonal(models):
     times = list(model.problem.times[1:3])
 
     def noise(*members):
-        return TimeObservation(hp.MisfitTD(list(members), times), model.problem).noise_covariance.value
+        return stacked(noise_covariance, hp.MisfitTD(list(members), times)).value
 
     scalar = [hp.DiscreteStateObservation(B, noise_variance=v) for v in (2.0, 2.0, 3.0)]
     assert noise(*scalar[:2]) == 2.0
@@ -335,7 +336,7 @@ def test_misfits_that_cannot_be_observed_are_named(models):
         with pytest.raises(MisfitError, match=message):
             TimeObservation(misfit, problem)
     with pytest.raises(MisfitError, match=r"misfits\[0\]: noise variance: not set"):
-        TimeObservation(hp.MisfitTD([good], [0.05]), problem).noise_covariance  # noqa: B018
+        stacked(noise_covariance, hp.MisfitTD([good], [0.05]))
 
 
 def test_failed_solves_are_errors(models):

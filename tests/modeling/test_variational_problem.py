@@ -404,20 +404,21 @@ def test_gradient_is_right_where_a_sensor_touches_the_boundary():
 
     fast = build(hd.sample_communicator(), mesh_size=5)
     plain = problems.plain(fast)
+    stock = hp.Model(plain.problem, plain.prior, plain.misfit)
     problems.observe_truth(fast)
     m, direction = (hd.data.draw_parameter(fast.prior, 3, i) for i in (0, 1))
     direction.axpy(-1.0, fast.prior.mean)
     residual = fast.evalObservable(m) - owned_values(fast.misfit.d)
     exact = fast.vjp(m, fast.noise_covariance.solve(residual)).inner(direction)
     slopes = []
-    for model in (fast, plain):
-        x = [model.solveState(m), m, model.generate_vector(hp.ADJOINT)]
+    for model in (fast, plain, stock):
+        x = [plain.solveState(m), m, model.generate_vector(hp.ADJOINT)]
         model.solveAdj(x[hp.ADJOINT], x)
         gradient = model.generate_vector(hp.PARAMETER)
         model.evalGradientParameter(x, gradient, misfit_only=True)
         slopes.append(gradient.inner(direction))
-    assert slopes[0] == pytest.approx(exact, rel=1e-8)
-    assert abs(slopes[1] / exact - 1) > 1e-6
+    assert slopes[:2] == pytest.approx([exact, exact], rel=1e-6)
+    assert abs(slopes[2] / exact - 1) > 1e-5
 
 
 def test_failed_linearisation_spoils_no_later_one():

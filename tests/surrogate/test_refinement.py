@@ -8,9 +8,12 @@ import pytest
 
 import hippylib_dino as hd
 from hippylib_dino.errors import InputError, VectorError
+from hippylib_dino.modeling.observation import members_of
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from hippylib_dino.surrogate.refinement import refine
+from tests.modeling import test_adjoint
 from tests.problems import observe_truth, solve_map
+from tests.surrogate.affine_problems import full_bases
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +155,32 @@ def test_bad_input_is_named(nonlinear, models):
         refine(surrogate, surrogate, solution)
     with pytest.raises(VectorError, match=r"x: expected a vector of size 289"):
         refine(surrogate, model, models["linear"].prior.mean)
+
+
+# ---- where hIPPYlib's own gradient is wrong ----------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "heat, both", "reaction, a conductivity that follows the time"])
+def test_refines_and_certifies_where_hippylibs_gradient_is_wrong(name):
+    """Sensors in cells of a Dirichlet boundary, coefficients that follow the time; a surrogate of first order."""
+    model = test_adjoint.BUILD[name]()
+    data = model.evalObservable(hd.data.draw_parameter(model.prior, 11, 0))
+    data += model.noise_covariance.sample(np.random.default_rng(0))
+    ends = np.cumsum([member.B.size(0) for member in members_of(model.misfit)])[:-1]
+    for member, rows in zip(members_of(model.misfit), np.split(data, ends), strict=True):
+        set_owned_values(member.d, rows)
+    surrogate = hd.SurrogateModel(
+        hd.taylor_expansion(model, full_bases(model), order=1, progress=False), model.prior, model.misfit
+    )
+    x = solve_map(surrogate)[0]
+    before = hd.certify(surrogate, model, x)
+    exact = refine(surrogate, model, x)
+    assert exact.converged, exact.reason
+    assert exact.newton_iterations >= 1
+    assert exact.cost < before.cost.total
+    m, direction = exact[hp.PARAMETER], test_adjoint.point_and_direction(model)[1]
+    scale = abs(test_adjoint.along(model, model.prior.mean, direction, lambda x: model.cost(x)[0]))
+    assert abs(test_adjoint.along(model, m, direction, lambda x: model.cost(x)[0])) < 1e-4 * scale
+    after = hd.certify(surrogate, model, exact)
+    assert after.distance < 0.1 * before.distance
+    assert after.lowest_curvature > 0

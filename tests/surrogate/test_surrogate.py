@@ -7,6 +7,7 @@ import pytest
 import hippylib_dino as hd
 from hippylib_dino.errors import FingerprintError, InputError, VectorError
 from hippylib_dino.modeling.spaces import map_block, owned_values
+from hippylib_dino.network import ReducedDense
 from tests.problems import observe_truth, solve_map
 
 
@@ -74,6 +75,35 @@ def test_laplace_eigenvalues_equal_the_latent_ones(models, surrogates, confusion
     np.testing.assert_allclose(posterior.d[:15], latent[:15], rtol=1e-5)
     with pytest.raises(InputError, match=r"rank: expected 1 \.\. 289, the parameter dimension, got 290"):
         hd.laplace(surrogate, x, rank=290)
+
+
+@pytest.mark.parametrize("name", ["linear", "linear surrogate"])
+def test_laplace_keeps_no_eigenvalues_of_rounding(maps, models, name):
+    """Nine observables give nine eigenvalues, whatever rank is asked for; the posterior is the same."""
+    observe_truth(models["linear"])
+    x, _ = solve_map(maps[name])
+    default, more = hd.laplace(maps[name], x), hd.laplace(maps[name], x, rank=40)
+    assert len(default.d) == len(more.d) == more.U.nvec() == 9
+    assert more.d[-1] > 1e-4
+    np.testing.assert_allclose(more.d, default.d, rtol=1e-5)
+
+
+def test_laplace_of_a_surrogate_of_few_outputs(models, confusion_dino):
+    """The default rank is that of the outputs, of which this one has fewer than observables and inputs."""
+    model = models["confusion"]
+    few = dataclasses.replace(
+        confusion_dino,
+        output_basis=dataclasses.replace(
+            confusion_dino.output_basis,
+            decoder=confusion_dino.output_basis.decoder[:, :3],
+            encoder=confusion_dino.output_basis.encoder[:, :3],
+        ),
+        architecture=ReducedDense(24, 3, hidden=()),
+        weights=[np.eye(24, 3), np.zeros(3)],
+    )
+    surrogate = hd.SurrogateModel(few, model.prior, model.misfit)
+    x, _ = solve_map(surrogate)
+    assert len(hd.laplace(surrogate, x).d) == len(hd.laplace(surrogate, x, rank=20).d) == 3
 
 
 def test_data_and_noise_are_read_at_each_call(models, surrogates):
