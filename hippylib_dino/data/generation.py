@@ -437,7 +437,8 @@ class _Run:
     def _hand_out(self, label: str, status: zarr.Array, solve: Callable[[int], None]) -> None:
         """Solve what is pending; failures are recorded, errors reach all ranks."""
         todo, before = self._todo(status)
-        handout = Handout(self.ranks.world, self.ranks.group, todo, label, self.progress)
+        most = self.max_failures - before
+        handout = Handout(self.ranks.world, self.ranks.group, todo, label, self.progress, max_failures=most)
         if self.run_log is not None:
             self.run_log.count(label, 0)
 
@@ -447,19 +448,17 @@ class _Run:
                 if self.ranks.writes:
                     status[index] = DONE if solved else FAILED
                     handout.done(failed=not solved)
-                    if before + handout.failures > self.max_failures:
-                        handout.stop()
                 if self.run_log is not None:
                     handout.refresh()
                     self.run_log.count(label, handout.finished)
 
         try:
             self.ranks.together(work, handout)
-            total, finished = before + handout.failures, handout.finished
         finally:
             handout.close()
+        total = before + handout.failures
         if self.run_log is not None:
-            self.run_log.count(label, finished, now=True)
+            self.run_log.count(label, handout.finished, now=True)
         if total > self.max_failures:
             raise GenerationError(
                 f"{total} solves failed, more than max_failures={self.max_failures}; see the reasons in "
