@@ -132,7 +132,7 @@ def generate(
         raise InputError("repair: repairs a dataset that is there, so pass resume=True with it.")
     check_initial_guess(initial_guess)
     serialize_compilation()
-    path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm())
+    path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm(), "resume=True continues it.")
     there = resume and ranks.on_first((path / "zarr.json").exists)
     stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
     asked = (
@@ -227,7 +227,7 @@ def append(
         dataset = hd.data.append(model, dataset, m[None], ["MAP point of the data of May"])
     """
     serialize_compilation()
-    ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
+    ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
     parameters, origins = _checked_given(model, parameters, origins)
     plan = ranks.on_first(lambda: Dataset.open(dataset.path)).plan
     if not dataset.has_bases:
