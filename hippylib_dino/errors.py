@@ -35,6 +35,10 @@ class FingerprintError(InputError):
     """A dataset or DINO was made for another mesh, space, prior or observation operator."""
 
 
+class AgreementError(InputError):
+    """The ranks of a run were given different problems or arguments, whose samples would be mixed."""
+
+
 class SolveError(DinoError, RuntimeError):
     """A PDE solve failed: it did not converge, or its result is not finite."""
 

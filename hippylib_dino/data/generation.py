@@ -14,6 +14,7 @@ import zarr
 from tqdm import tqdm
 
 from hippylib_dino.control import ControlDistribution
+from hippylib_dino.data.agreement import Probe, check_agreement, describe, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
@@ -133,7 +134,16 @@ def generate(
         raise InputError("repair: repairs a dataset that is there, so pass resume=True with it.")
     check_initial_guess(initial_guess)
     serialize_compilation()
-    path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm())
+    path, ranks = Path(path), Ranks(model.prior.Vh.mesh().mpi_comm(), "resume=True continues it.")
+    asked_for = of_arguments(
+        path=str(path), n_samples=n_samples, n_validation=n_validation, n_test=n_test, n_basis_samples=n_basis_samples,
+        input_rank=input_rank, output_rank=output_rank, control_rank=control_rank, input_basis=input_basis,
+        output_basis=output_basis, seed=seed, resume=resume, repair=repair, reuse=reuse and str(reuse.path),
+        store_full=store_full, store_parameters=store_parameters, max_failures=max_failures,
+        initial_guess=initial_guess if isinstance(initial_guess, str) else "a callable",
+        retry=retry if isinstance(retry, str | None) else "another model",
+    )  # fmt: skip
+    check_agreement(ranks, lambda: asked_for, "arguments")
     there = resume and ranks.on_first((path / "zarr.json").exists)
     stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
     asked = (
@@ -230,8 +240,10 @@ def append(
         dataset = hd.data.append(model, dataset, m[None], ["MAP point of the data of May"])
     """
     serialize_compilation()
-    ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
+    ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
     parameters, origins = _checked_given(model, parameters, origins)
+    given = {**of_arguments(dataset=str(dataset.path), origins=origins), "parameters": Probe.of(parameters)}
+    check_agreement(ranks, lambda: given, "arguments")
     plan = ranks.on_first(lambda: Dataset.open(dataset.path)).plan
     if not dataset.has_bases:
         raise DatasetError(f"dataset: {dataset.path} has no bases yet; finish hd.generate(..., resume=True) first.")
@@ -361,6 +373,7 @@ class _Run:
         """Create the dataset, or check that the one that is there may be continued."""
         self.ranks.together(self._lock)
         self.ranks.together(self._identify)
+        check_agreement(self.ranks, lambda: describe(self.model))
         self.ranks.together(lambda: self._create_or_check(resume, repair))
         self.ranks.together(self._reopen)
         self.failure_log = FailureLog(self.path, self.plan.seed)
@@ -440,7 +453,8 @@ class _Run:
     def _hand_out(self, label: str, status: zarr.Array, solve: Callable[[int], None]) -> None:
         """Solve what is pending; failures are recorded, errors reach all ranks."""
         todo, before = self._todo(status)
-        handout = Handout(self.ranks.world, self.ranks.group, todo, label, self.progress)
+        most = self.max_failures - before
+        handout = Handout(self.ranks.world, self.ranks.group, todo, label, self.progress, max_failures=most)
         if self.run_log is not None:
             self.run_log.count(label, 0)
 
@@ -450,19 +464,17 @@ class _Run:
                 if self.ranks.writes:
                     status[index] = DONE if solved else FAILED
                     handout.done(failed=not solved)
-                    if before + handout.failures > self.max_failures:
-                        handout.stop()
                 if self.run_log is not None:
                     handout.refresh()
                     self.run_log.count(label, handout.finished)
 
         try:
             self.ranks.together(work, handout)
-            total, finished = before + handout.failures, handout.finished
         finally:
             handout.close()
+        total = before + handout.failures
         if self.run_log is not None:
-            self.run_log.count(label, finished, now=True)
+            self.run_log.count(label, handout.finished, now=True)
         if total > self.max_failures:
             raise GenerationError(
                 f"{total} solves failed, more than max_failures={self.max_failures}; see the reasons in "

@@ -6,8 +6,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import dolfin as dl
 from mpi4py import MPI
 
 from hippylib_dino.data.handout import Handout
@@ -18,13 +20,26 @@ from hippylib_dino.errors import DinoError, GenerationError, InputError
 PATIENCE = 60.0
 
 
+@cache
+def vector_on_world() -> dl.Vector:
+    """A vector on the communicator of all ranks that lives as long as the process; the first call is collective.
+
+    hIPPYlib makes vectors there, whatever the mesh lives on (`hp.TimeDependentVector`, `doublePassG`).  The first one
+    has PETSc duplicate the communicator, and once the last one is gone the next does so again: a collective operation,
+    which a rank that solves on its own would enter while the others wait elsewhere.  With this one alive it never comes.
+    """
+    return dl.Vector(MPI.COMM_WORLD)
+
+
 class Ranks:
-    """All ranks of the run, in groups that share a mesh.
+    """All ranks of the run, in groups that share a mesh; making it is collective.
 
     Parameters
     ----------
     mesh_comm : MPI.Comm
         The group of this rank.
+    after_abort : str
+        How to go on after a run that had to be ended, for the message.
 
     Raises
     ------
@@ -41,8 +56,8 @@ class Ranks:
         Whether it is the first of its group, which stores samples.
     """
 
-    def __init__(self, mesh_comm: MPI.Comm):
-        self.world, self.group = MPI.COMM_WORLD, mesh_comm
+    def __init__(self, mesh_comm: MPI.Comm, after_abort: str = "start it again."):
+        self.world, self.group, self._after_abort = MPI.COMM_WORLD, mesh_comm, after_abort
         number = self.world.rank // mesh_comm.size
         consecutive = mesh_comm.allgather(number) == [number] * mesh_comm.size
         if self.world.size % mesh_comm.size or not consecutive:
@@ -54,6 +69,7 @@ class Ranks:
         self.is_first = self.world.rank == 0
         self.in_first_group = number == 0
         self.writes = mesh_comm.rank == 0
+        vector_on_world()
 
     def together(self, work: Callable[[], None], handout: Handout | None = None) -> None:
         """Run `work` on every rank, then meet.
@@ -120,7 +136,7 @@ class Ranks:
             mine.Wait()
 
     def _abort(self) -> None:
-        sys.stderr.write("hippylib_dino: run ended; resume=True continues it.\n")
+        sys.stderr.write(f"hippylib_dino: run ended; {self._after_abort}\n")
         sys.stderr.flush()
         self.world.Abort(1)
 

@@ -170,9 +170,6 @@ class PDECriteria:
             raise InputError(f"goals: expected shape (n_goals, {order.dim}), got {np.shape(goals)}.")
         self._goals = None if goals is None else np.asarray(order.from_array(np.asarray(goals, dtype=float).T))
         self._ranks = Ranks(model.prior.mean.mpi_comm())
-        # hIPPYlib's `doublePassG` makes a vector on the communicator of all ranks, which is collective unless something
-        # lives there already: without this, groups that solve by themselves would disturb the others
-        self._on_world = dl.Vector(self._ranks.world)
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
         self._reasons: dict[tuple[tuple[int, ...], int], str] = {}
         self._data = np.empty((0, self._noise.dim))

@@ -327,7 +327,7 @@ class _Batches:
     """
 
     def __init__(self, surrogate: SurrogateModel, model: JacobianModel, seed: int, n_per_round: int, progress: bool):
-        self.ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
+        self.ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
         self._model, self._progress, self._order = model, progress, DofOrder(model.prior.Vh)
         arrays = (observed_data(model.misfit), *surrogate.dino.weights)
         content = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)

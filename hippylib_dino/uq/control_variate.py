@@ -388,7 +388,10 @@ class _Pairs:
         """Values (n,), latent parameters (n, rM) and seconds (n,) of the draws that were solved."""
         found: dict[int, tuple[float, np.ndarray, float]] = {}
         failed: dict[int, str] = {}
-        handout = Handout(self.ranks.world, self.ranks.group, np.arange(n), "PDE samples", self.progress)
+        ranks = self.ranks
+        handout = Handout(
+            ranks.world, ranks.group, np.arange(n), "PDE samples", self.progress, max_failures=self.max_failures
+        )
 
         def work() -> None:
             for index in handout:
@@ -396,14 +399,12 @@ class _Pairs:
                     found[index] = self._one(index)
                 except SolveError as error:
                     failed[index] = str(error)
-                if self.ranks.writes:
+                if ranks.writes:
                     handout.done(failed=index in failed)
-                    if handout.failures > self.max_failures:
-                        handout.stop()
                 handout.refresh()
 
         try:
-            self.ranks.together(work, handout)
+            ranks.together(work, handout)
         finally:
             handout.close()
         found, failed = self._merged(found), self._merged(failed)
