@@ -18,6 +18,7 @@ PRIOR_SHARE = 0.2  # of the inner samples, which bounds all weights by a multipl
 SAME_MODE = 1.0  # posterior standard deviations between MAP points that are taken for one
 NEGLIGIBLE = 1e-3  # mass of a mode, by its Laplace approximation, relative to the largest
 POOR = 0.1  # relative variance of an evidence from which its logarithm is not to be relied on
+MOST_POOR = 0.1  # share of draws with such evidences from which no interval is given
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class NestedEstimate:
     Attributes
     ----------
     estimate : Estimate
-        Mean over the outer draws, less the bias.  The interval is Student's over the outer draws, wider by the bias.
+        Mean over the outer draws, less the bias.  The interval is Student's over the outer draws, wider by the bias;
+        (NaN, NaN) if more than a tenth of the evidences are poor.
     effective_samples : (n_draws,)
         (Σw)²/Σw² of the inner importance weights; where it is a few, the evidence is not to be trusted.
     bias : float
@@ -133,15 +135,17 @@ def nested_monte_carlo(
         warnings.warn(_few(n_poor, effective, n_inner), stacklevel=2)
     bias = float(variance.mean()) / 2
     estimate = mean_over_draws(own - evidence - variance / 2, confidence)
-    low, high = estimate.interval
+    low, high = estimate.interval if n_poor <= MOST_POOR * len(data) else (np.nan, np.nan)
     return NestedEstimate(replace(estimate, interval=(low - bias, high + bias)), effective, bias, n_poor)
 
 
 def _few(n_poor: int, effective: np.ndarray, n_inner: int) -> str:
+    none = n_poor > MOST_POOR * len(effective)
     return (
         f"nested_monte_carlo: the evidences of {n_poor} of {len(effective)} draws rest on few effective samples, at "
-        f"least {effective.min():.1f} of {n_inner}, and the gain may be wrong by more than its interval. Raise "
-        "n_inner, or n_starts where the posterior has many modes."
+        f"least {effective.min():.1f} of {n_inner}, and the gain may be too large"
+        f"{'; there is no interval' if none else ' by more than its interval'}. Raise n_inner, or n_starts where the "
+        "posterior has many modes."
     )
 
 
@@ -205,9 +209,9 @@ def _map_points(
     found: list[list[_Mode]] = [[] for _ in range(shape[0])]
     for k in range(n_starts):
         batch = criterion.map_points(design, start=rng.standard_normal(shape) if k else None)
-        for i in np.flatnonzero(batch.converged):
-            if all(mode.square_distance(batch.x[i]) > SAME_MODE**2 for mode in found[i]):
-                found[i].append(_Mode(batch.x[i], batch.jacobian[i]))
+        for i, x in enumerate(batch.x):  # a point that did not converge is a worse proposal, not a wrong one
+            if np.isfinite(x).all() and all(mode.square_distance(x) > SAME_MODE**2 for mode in found[i]):
+                found[i].append(_Mode(x, batch.jacobian[i]))
     return found
 
 
