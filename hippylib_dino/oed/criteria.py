@@ -307,8 +307,14 @@ class Criterion(abc.ABC):
             self._mean_tangent = Tangent(self.experiment, np.zeros((1, self.draws.x.shape[1])), self._data)
         return self._mean_tangent
 
-    def map_points(self, design: Iterable[int]) -> LaplaceBatch:
+    def map_points(self, design: Iterable[int], start: np.ndarray | None = None) -> LaplaceBatch:
         """MAP points and whitened Jacobians of a design for all draws.
+
+        Parameters
+        ----------
+        design : sensor numbers
+        start : (n_draws, rM), optional
+            Where to look from; default the parameters that made the data.
 
         Raises
         ------
@@ -318,7 +324,8 @@ class Criterion(abc.ABC):
         checked = self.experiment.check(design)
         if not checked:
             raise InputError("design: expected at least one sensor, got none.")
-        (batch,) = self._batches([checked], self._at_draws())
+        tangent = self._at_draws() if start is None else Tangent(self.experiment, start, self._data)
+        (batch,) = self._batches([checked], tangent)
         return batch
 
     # ---- for the searches ----------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
@@ -13,6 +14,11 @@ from hippylib_dino.oed.criteria import Criterion, Estimate, mean_over_draws
 
 PROPOSALS = ("laplace", "prior")
 CHUNK = 1024  # inner samples that the network is asked for at once
+PRIOR_SHARE = 0.2  # of the inner samples, which bounds all weights by a multiple of the likelihood
+SAME_MODE = 1.0  # posterior standard deviations between MAP points that are taken for one
+NEGLIGIBLE = 1e-3  # mass of a mode, by its Laplace approximation, relative to the largest
+POOR = 0.1  # relative variance of an evidence from which its logarithm is not to be relied on
+MOST_POOR = 0.1  # share of draws with such evidences from which no interval is given
 
 
 @dataclass(frozen=True)
@@ -22,13 +28,21 @@ class NestedEstimate:
     Attributes
     ----------
     estimate : Estimate
-        Mean over the outer draws.
+        Mean over the outer draws, less the bias.  The interval is Student's over the outer draws, wider by the bias;
+        (NaN, NaN) if more than a tenth of the evidences are poor.
     effective_samples : (n_draws,)
         (Σw)²/Σw² of the inner importance weights; where it is a few, the evidence is not to be trusted.
+    bias : float
+        What the logarithm of the noisy evidences adds to the gain, to first order in 1/n_inner: the mean of half their
+        relative variances.  It has been taken off the estimate.
+    n_poor : int
+        Draws whose evidence has a relative standard deviation above 30 %; the warning counts these.
     """
 
     estimate: Estimate
     effective_samples: np.ndarray
+    bias: float
+    n_poor: int
 
 
 def nested_monte_carlo(
@@ -37,12 +51,19 @@ def nested_monte_carlo(
     n_inner: int = 1000,
     *,
     proposal: str = "laplace",
+    n_starts: int = 16,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> NestedEstimate:
     """E[ln p(d|x) - ln p(d)] by draws of (x, d), and for each an importance sampling estimate of the evidence p(d).
 
-    The bias is of order 1/n_inner and vanishes with it, whatever the posterior is.
+    With weights w = p(d|z) π(z)/p(z) of samples z of the proposal p the evidence is w's mean, and its logarithm is low
+    by half its relative variance v/2, v = 1/ESS - 1/n_inner to first order: this is corrected.  What remains is of
+    order 1/n_inner² and vanishes, whatever the posterior is.
+
+    A proposal that is blind for a mode of the posterior gives too small an evidence and too large a gain without a
+    sign of it in the weights.  Hence the Laplace proposal is a mixture: of the Laplace approximations at all MAP points
+    that are found from `n_starts` starts, and of the prior, which reaches everywhere.
 
     Parameters
     ----------
@@ -52,10 +73,12 @@ def nested_monte_carlo(
     n_inner : int
         Samples of each evidence.
     proposal : str
-        "laplace": from the Laplace approximation of each posterior, which needs few samples where data inform much;
-        "prior": from the prior, as in the original estimator.
+        "laplace": the mixture, which needs few samples where data inform much; "prior": the prior alone, as in the
+        original estimator.
+    n_starts : int
+        From which MAP points are looked for: the parameter that made the data, and prior draws.
     seed : int
-        Of the inner samples.
+        Of the inner samples, and of the starts.
     confidence : float
 
     Returns
@@ -67,33 +90,63 @@ def nested_monte_carlo(
     InputError
         If an argument does not fit.
 
+    Warns
+    -----
+    UserWarning
+        If evidences of some draws rest on a few effective samples.
+
     References
     ----------
     Ryan, "Estimating expected information gains for experimental designs with application to the random fatigue-limit
     model", J. Comput. Graph. Stat. 12 (2003).  With Laplace proposals: Beck et al., "Fast Bayesian experimental design:
     Laplace-based importance sampling for the expected information gain", Comput. Methods Appl. Mech. Engrg. 334 (2018).
+    Mixtures with the prior: Hesterberg, "Weighted average importance sampling and defensive mixture distributions",
+    Technometrics 37 (1995); with a fixed number of samples of each component: Owen, Zhou, J. Amer. Stat. Assoc. 95
+    (2000).
     """
     if n_inner < 2:
         raise InputError(f"n_inner: expected at least 2, got {n_inner}.")
+    if n_starts < 1:
+        raise InputError(f"n_starts: expected at least 1, got {n_starts}.")
     if proposal not in PROPOSALS:
         raise InputError(f"proposal: expected one of {PROPOSALS}, got {proposal!r}.")
-    batch, experiment = criterion.map_points(design), criterion.experiment
-    rows = experiment.rows(batch.designs[0])
+    experiment = criterion.experiment
+    checked = experiment.check(design)
+    if not checked:
+        raise InputError("design: expected at least one sensor, got none.")
+    rng = np.random.default_rng(seed)
+    rows = experiment.rows(checked)
     W = experiment.whiten(rows, experiment.decoder[rows])
     data = experiment.whiten(rows, experiment.data()[:, rows].T).T
-    rng = np.random.default_rng(seed)
     own = _log_likelihood(experiment.f.value(experiment.draws.x) @ W.T, data)
-    evidence, effective = np.full(len(data), np.nan), np.zeros(len(data))
-    for i in np.flatnonzero(batch.converged):
-        log_weights = []
-        for size in np.diff([*range(0, n_inner, CHUNK), n_inner]):
-            noise = rng.standard_normal((size, batch.x.shape[1]))
-            z, log_ratio = _propose(proposal, batch.x[i], batch.jacobian[i], noise)
-            log_weights.append(_log_likelihood(experiment.f.value(z) @ W.T, data[i]) + log_ratio)
-        weights = np.concatenate(log_weights)
+    found = _map_points(criterion, checked, n_starts, rng) if proposal == "laplace" else [[] for _ in data]
+    evidence, effective = np.empty(len(data)), np.empty(len(data))
+    for i, modes in enumerate(found):
+        log_likelihood = lambda z, d=data[i]: _log_likelihood(experiment.f.value(z) @ W.T, d)  # noqa: E731
+        mixture = _Mixture(_distinct(modes, log_likelihood), n_inner)
+        points = mixture.draw(experiment.draws.x.shape[1], rng)
+        parts = [points[first : first + CHUNK] for first in range(0, n_inner, CHUNK)]
+        weights = np.concatenate([log_likelihood(z) + mixture.log_ratio(z) for z in parts])
         evidence[i] = logsumexp(weights) - np.log(n_inner)
         effective[i] = np.exp(2 * logsumexp(weights) - logsumexp(2 * weights))
-    return NestedEstimate(mean_over_draws(own - evidence, confidence), effective)
+    variance = np.maximum(1 / effective - 1 / n_inner, 0.0)
+    n_poor = int(np.count_nonzero(variance > POOR))
+    if n_poor:
+        warnings.warn(_few(n_poor, effective, n_inner), stacklevel=2)
+    bias = float(variance.mean()) / 2
+    estimate = mean_over_draws(own - evidence - variance / 2, confidence)
+    low, high = estimate.interval if n_poor <= MOST_POOR * len(data) else (np.nan, np.nan)
+    return NestedEstimate(replace(estimate, interval=(low - bias, high + bias)), effective, bias, n_poor)
+
+
+def _few(n_poor: int, effective: np.ndarray, n_inner: int) -> str:
+    none = n_poor > MOST_POOR * len(effective)
+    return (
+        f"nested_monte_carlo: the evidences of {n_poor} of {len(effective)} draws rest on few effective samples, at "
+        f"least {effective.min():.1f} of {n_inner}, and the gain may be too large"
+        f"{'; there is no interval' if none else ' by more than its interval'}. Raise n_inner, or n_starts where the "
+        "posterior has many modes."
+    )
 
 
 def _log_likelihood(whitened: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -101,12 +154,71 @@ def _log_likelihood(whitened: np.ndarray, data: np.ndarray) -> np.ndarray:
     return -0.5 * ((data - whitened) ** 2).sum(axis=-1)
 
 
-def _propose(proposal: str, x: np.ndarray, G: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points z (n, rM) and ln of prior over proposal density there, (n,)."""
-    if proposal == "prior":
-        return noise, np.zeros(len(noise))
-    _, singular, vectors = np.linalg.svd(G, full_matrices=False)
-    shrink = 1 / np.sqrt(1 + singular**2) - 1
-    z = x + noise + ((noise @ vectors.T) * shrink) @ vectors
-    ratio = 0.5 * ((noise**2).sum(axis=1) - (z**2).sum(axis=1) - np.log1p(singular**2).sum())
-    return z, ratio
+class _Mode:
+    """N(x, (I + GᵀG)⁻¹), a Laplace approximation, with x (rM,) and G (k, rM)."""
+
+    def __init__(self, x: np.ndarray, G: np.ndarray):
+        self.x, self._G = x, G
+        _, self._singular, self._vectors = np.linalg.svd(G, full_matrices=False)
+        self.log_det = float(np.log1p(self._singular**2).sum())
+
+    def square_distance(self, z: np.ndarray) -> np.ndarray:
+        """In the posterior precision, (n,), of points (n, rM)."""
+        away = z - self.x
+        return (away**2).sum(axis=-1) + ((away @ self._G.T) ** 2).sum(axis=-1)
+
+    def log_density(self, z: np.ndarray) -> np.ndarray:
+        """(n,), but for the constant of N(0, I)."""
+        return 0.5 * (self.log_det - self.square_distance(z))
+
+    def draw(self, noise: np.ndarray) -> np.ndarray:
+        """Points (n, rM) from white noise (n, rM)."""
+        shrink = 1 / np.sqrt(1 + self._singular**2) - 1
+        return self.x + noise + ((noise @ self._vectors.T) * shrink) @ self._vectors
+
+
+class _Mixture:
+    """Modes in equal parts, and the prior: fixed numbers of samples of each, n together."""
+
+    def __init__(self, modes: list[_Mode], n: int):
+        n_prior = int(PRIOR_SHARE * n) if modes else n
+        parts = np.array_split(np.arange(n - n_prior), len(modes)) if modes else []
+        counts = [(mode, len(part)) for mode, part in zip(modes, parts, strict=True)]
+        self._prior, self._modes = n_prior, [(mode, count) for mode, count in counts if count]
+        self._n = n
+
+    def draw(self, rank: int, rng: np.random.Generator) -> np.ndarray:
+        """(n, rM)."""
+        points = [mode.draw(rng.standard_normal((count, rank))) for mode, count in self._modes]
+        return np.concatenate([*points, rng.standard_normal((self._prior, rank))])
+
+    def log_ratio(self, z: np.ndarray) -> np.ndarray:
+        """ln of prior over mixture density, (n,)."""
+        prior = -0.5 * (z**2).sum(axis=1)
+        parts = [np.log(count / self._n) + mode.log_density(z) for mode, count in self._modes]
+        if self._prior:
+            parts.append(np.log(self._prior / self._n) + prior)
+        return prior - logsumexp(np.array(parts), axis=0)
+
+
+def _map_points(
+    criterion: Criterion, design: tuple[int, ...], n_starts: int, rng: np.random.Generator
+) -> list[list[_Mode]]:
+    """Laplace approximations at the MAP points of each draw that were found, the same perhaps several times."""
+    shape = criterion.draws.x.shape
+    found: list[list[_Mode]] = [[] for _ in range(shape[0])]
+    for k in range(n_starts):
+        batch = criterion.map_points(design, start=rng.standard_normal(shape) if k else None)
+        for i, x in enumerate(batch.x):  # a point that did not converge is a worse proposal, not a wrong one
+            if np.isfinite(x).all() and all(mode.square_distance(x) > SAME_MODE**2 for mode in found[i]):
+                found[i].append(_Mode(x, batch.jacobian[i]))
+    return found
+
+
+def _distinct(modes: list[_Mode], log_likelihood: Callable[[np.ndarray], np.ndarray]) -> list[_Mode]:
+    """Those whose mass is not negligible."""
+    if not modes:
+        return []
+    x = np.array([mode.x for mode in modes])
+    mass = log_likelihood(x) - 0.5 * (x**2).sum(axis=1) - 0.5 * np.array([mode.log_det for mode in modes])
+    return [mode for mode, own in zip(modes, mass, strict=True) if own >= mass.max() + np.log(NEGLIGIBLE)]
