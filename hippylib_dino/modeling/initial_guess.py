@@ -18,39 +18,50 @@ from scipy.interpolate import RBFInterpolator
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.control_problem import ControlProblem
 from hippylib_dino.modeling.linear_solver import LinearSolver
+from hippylib_dino.modeling.problem_watch import ProblemWatch
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values, sum_over_ranks
 
 
 class MeanState:
-    """The state at the prior mean, for every m.
+    """The state at the prior mean, for every m; solved again once the problem has changed.
 
     Parameters
     ----------
     model : hp.Model
+        Of a variational problem.
     """
 
     def __init__(self, model: hp.Model):
+        self._model, self._watch = model, ProblemWatch(model.problem)
         self._state = _solve_at_mean(model)
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The state at the mean, a copy."""
+        if self._watch.has_changed():
+            self._state = _solve_at_mean(self._model)
         return self._state.copy()
 
 
 class LinearizedPrediction:
-    """u(m̄) - A⁻¹ C (m - m̄), with A and C of the prior mean, whose factorization is kept.
+    """u(m̄) - A⁻¹ C (m - m̄), with A and C of the prior mean, whose factorization is kept until the problem changes.
 
     Of an `hd.ControlProblem` at its reference control z̄, and with -A⁻¹ C_z (z - z̄) of its control z in addition.
 
     Parameters
     ----------
     model : hp.Model
-        Of a variational problem.  It is linearised at its mean here, and not used afterwards.
+        Of a variational problem.  It is linearised at its mean here, and again once the problem has changed.
     """
 
     def __init__(self, model: hp.Model):
-        problem = self._problem = model.problem
-        self._controlled = isinstance(problem, ControlProblem)
+        self._model, self._problem = model, model.problem
+        self._controlled = isinstance(model.problem, ControlProblem)
+        self._watch = ProblemWatch(model.problem)
+        self._linearize()
+
+    def _linearize(self) -> None:
+        """Solve and factor at the mean."""
+        model, problem = self._model, self._problem
         self._mean = model.prior.mean.copy()
         self._state = _solve_at_mean(model)
         point = [self._state, self._mean, problem.generate_state()]
@@ -64,6 +75,8 @@ class LinearizedPrediction:
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The first-order prediction of the state at `m`."""
+        if self._watch.has_changed():
+            self._linearize()
         change, rhs, out = m.copy(), self._state.copy(), self._state.copy()
         change.axpy(-1.0, self._mean)
         self._C.mult(change, rhs)

@@ -121,8 +121,8 @@ class PDEJacobian(Jacobian):
     """J = -B A⁻¹ C of a PDE, at the point where `problem` was linearised last.
 
     Forward solves give columns, adjoint solves give rows; one factorization of A or of its
-    adjoint serves a whole block.  The next `setLinearizationPoint` of the problem, by anyone,
-    ends the life of this object.
+    adjoint serves a whole block.  The next `setLinearizationPoint` of the problem, by anyone, ends the life of this
+    object; so does whatever else is assembled into the same matrices.
 
     Parameters
     ----------
@@ -148,9 +148,15 @@ class PDEJacobian(Jacobian):
         self._kept_A = None if self._accelerated else problem.A  # kept alive, or its id could be another matrix's
         self._kept_C = None if self._accelerated else dl.as_backend_type(problem.C).mat()
 
-    def _problem_linearization(self) -> int:
-        """What tells one linearisation of the problem from the next: their number, or the matrix A itself."""
-        return self._problem.linearization if self._accelerated else id(self._problem.A)
+    def _problem_linearization(self) -> tuple[int, ...]:
+        """What tells one linearisation of the problem from the next: their number, or A and C with PETSc's counts.
+
+        A problem may assemble into its matrices again; PETSc counts how often the entries of each were changed.
+        """
+        if self._accelerated:
+            return (self._problem.linearization,)
+        matrices = self._problem.A, self._problem.C
+        return tuple(number for X in matrices for number in (id(X), _changes(X)))
 
     def _check_alive(self) -> None:
         if self._problem_linearization() != self._linearization:
@@ -299,6 +305,14 @@ def _solve(solver: dl.GenericLinearSolver, rhs: PETSc.Mat, like: dl.GenericVecto
     if not np.isfinite(solution.norm()):  # over all ranks: they must agree on whether to raise
         raise SolveError("linear solve for the Jacobian gave values that are not finite.")
     return solution
+
+
+def _changes(matrix: dl.GenericMatrix) -> int:
+    """How often a matrix was written to, by PETSc's count."""
+    mat = dl.as_backend_type(matrix).mat()
+    count = mat.stateGet()
+    mat.destroy()  # a reference, which petsc4py would keep
+    return count
 
 
 def reason(error: Exception) -> str:

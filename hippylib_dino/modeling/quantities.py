@@ -11,8 +11,8 @@ from hippylib import ADJOINT, PARAMETER, STATE
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.compiled_forms import CachedTensor
-from hippylib_dino.modeling.control_forms import CONTROL, ControlVariable, expanded, scalar
-from hippylib_dino.modeling.form_splitting import ufl, without_powers
+from hippylib_dino.modeling.control_forms import CONTROL, ControlVariable, scalar
+from hippylib_dino.modeling.form_splitting import expanded, ufl, without_powers
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 
 VARIABLES = (STATE, PARAMETER, CONTROL)

@@ -57,6 +57,11 @@ def gather(values: np.ndarray, comm: MPI.Comm) -> np.ndarray:
     return values.copy() if comm.size == 1 else np.concatenate(comm.allgather(values))
 
 
+def on_all(comm: MPI.Comm, local: bool) -> bool:
+    """Whether `local` holds on all ranks."""
+    return local if comm.size == 1 else comm.allreduce(local, op=MPI.LAND)
+
+
 def sum_over_ranks(local: np.ndarray, comm: MPI.Comm) -> np.ndarray:
     """Sum of every rank's array, on every rank; the array itself where there is one rank."""
     return local if comm.size == 1 else comm.allreduce(local)
