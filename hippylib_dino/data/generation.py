@@ -16,6 +16,7 @@ from tqdm import tqdm
 from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
+from hippylib_dino.data.derivative import check_derivative
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
@@ -167,6 +168,7 @@ def generate(
     try:
         run.open(resume, repair)
         if not run.finished():
+            check_derivative(model, plan.seed, ranks, run.root)
             run.first_pass()
             run.second_pass(initial_guess)
     finally:

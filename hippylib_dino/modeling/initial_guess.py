@@ -28,16 +28,17 @@ class MeanState:
     Parameters
     ----------
     model : hp.Model
-        Of a variational problem.
     """
 
     def __init__(self, model: hp.Model):
-        self._model, self._watch = model, ProblemWatch(model.problem)
+        self._model = model
+        watched = isinstance(model.problem, hp.PDEVariationalProblem)  # of another, nothing is known but its solves
+        self._watch = ProblemWatch(model.problem) if watched else None
         self._state = _solve_at_mean(model)
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The state at the mean, a copy."""
-        if self._watch.has_changed():
+        if self._watch is not None and self._watch.has_changed():
             self._state = _solve_at_mean(self._model)
         return self._state.copy()
 

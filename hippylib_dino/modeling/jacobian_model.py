@@ -91,7 +91,8 @@ class JacobianModel(ParameterToObservable, hp.Model):
             self.B = observation_operator(misfit)
             self._observable = dl.Vector(self.B.mpi_comm())
             self.B.init_vector(self._observable, 0)
-        if problem.is_fwd_linear and not (self.time_dependent or isinstance(problem, AcceleratedVariationalProblem)):
+        plain = isinstance(problem, hp.PDEVariationalProblem) and not isinstance(problem, AcceleratedVariationalProblem)
+        if plain and problem.is_fwd_linear:  # an accelerated one was checked when it was made
             state, parameter = dl.Function(problem.Vh[hp.STATE]), dl.Function(problem.Vh[hp.PARAMETER])
             check_linear(problem.varf_handler(state, parameter, dl.TestFunction(problem.Vh[hp.ADJOINT])), state)
         self._state = problem.generate_state()
