@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -31,12 +32,12 @@ def check_derivative(model: JacobianModel, seed: int, ranks: Ranks, root: zarr.G
         Of the dataset; the draws are from a stream of their own.
     ranks : Ranks
     root : zarr.Group
-        The dataset; gets an attribute `KEY`, errors and doubts by variable, empty if no solve succeeded.
+        The dataset; gets an attribute `KEY`, a `DerivativeError` by variable, empty if no solve succeeded.
 
     Raises
     ------
     InputError
-        If the relative error exceeds `GROSS`, or the differences do by themselves.
+        If the relative error exceeds `GROSS`, the differences do by themselves, or nothing changes at all.
 
     Warns
     -----
@@ -48,10 +49,15 @@ def check_derivative(model: JacobianModel, seed: int, ranks: Ranks, root: zarr.G
     found = ranks.world.bcast(found)
 
     def keep() -> None:
-        root.attrs[KEY] = {name: {"error": each.error, "doubt": each.doubt} for name, each in found.items()}
+        root.attrs[KEY] = {name: dataclasses.asdict(each) for name, each in found.items()}
 
     ranks.on_first(keep)
     for name, each in found.items():
+        if each.change == 0.0 and each.error == 0.0:
+            raise InputError(
+                f"model: the observable does not change with the {name}, and neither does its Jacobian see a change, "
+                f"along a draw. Nothing was generated. Perhaps {remedies(model)}"
+            )
         if max(each.error, each.doubt) > GROSS:
             raise InputError(f"model: {_account(name, each)} Nothing was generated. Perhaps {remedies(model)}")
         if each.error > SLIGHT and ranks.is_first:
@@ -77,8 +83,8 @@ def _measured(model: JacobianModel, seed: int) -> dict[str, DerivativeError]:
 
 def _account(name: str, found: DerivativeError) -> str:
     text = (
-        f"its Jacobian in the {name} is off by {found.error:.2g}, relative, from the derivative of the observable, by central "
-        "differences along a draw of the prior"
+        f"its Jacobian in the {name} is off by {found.error:.2g}, relative, from the derivative of the observable, by "
+        "central differences along a draw of the prior"
     )
     if found.doubt > 0.5 * found.error:
         text += f", which differ among themselves by {found.doubt:.2g}"

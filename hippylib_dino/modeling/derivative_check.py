@@ -34,10 +34,13 @@ class DerivativeError:
     doubt : float
         How far the differences of the two steps are from each other: what inexact solves, or a third derivative,
         make of them; 0 where one step was enough.
+    change : float
+        ‖J v‖ in that norm: by how many standard deviations of the noise the observable changes along v.
     """
 
     error: float
     doubt: float
+    change: float
 
 
 def derivative_errors(
@@ -115,8 +118,8 @@ def _compare(values: Callable[[float], np.ndarray], slope: np.ndarray, space: Da
         differences.append((up - down) / (2 * h))
         errors.append(apart(differences[-1], slope))
         if errors[0] <= CLOSE:
-            return DerivativeError(errors[0], 0.0)
-    return DerivativeError(min(errors), apart(*differences))
+            return DerivativeError(errors[0], 0.0, norm(slope))
+    return DerivativeError(min(errors), apart(*differences), norm(slope))
 
 
 def remedies(model: JacobianModel) -> str:
