@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from hippylib_dino.modeling.changes import Source, coefficient_values, same_valu
 from hippylib_dino.modeling.form_splitting import split, ufl, without_powers
 from hippylib_dino.modeling.linearity import check_linear
 from hippylib_dino.modeling.quadrature import linear_with_fixed_degrees, with_fixed_degrees
-from hippylib_dino.modeling.spaces import on_all, owned_values, set_owned_values
+from hippylib_dino.modeling.spaces import destroy_with, on_all, owned_values, set_owned_values
 
 
 class CompiledForms:
@@ -96,7 +97,8 @@ class CompiledForms:
             parts = SplitResidual(forms[0], forms[1], u, du, free, bc0)
             if self._agrees(parts):
                 self._parts = parts
-                assemble = lambda tensor: parts.assemble_matrix(tensor, self._loads)  # noqa: E731
+                me = weakref.proxy(self)  # or the forms would wait for a garbage collection, which sees no PETSc memory
+                assemble = lambda tensor: parts.assemble_matrix(tensor, me._loads)  # noqa: E731
         self.A = CachedTensor(comm, jacobian, A, assemble=assemble)
         self.C = CachedTensor(comm, without_powers(dl.derivative(residual, m, dm)), left=free)
         self.Wuu = CachedTensor(comm, dl.derivative(by_u, u, du), left=free, right=free)
@@ -277,6 +279,7 @@ class CachedTensor:
         if self.mat is None and isinstance(self.tensor, dl.PETScMatrix):
             self.mat = self.tensor.mat()
             self._scalings = [s if s is None else dl.as_backend_type(s).vec() for s in (self._left, self._right)]
+            destroy_with(self, self._comm, self.mat, *(s for s in self._scalings if s is not None))
         if self.mat is not None and any(s is not None for s in self._scalings):
             self.mat.diagonalScale(*self._scalings)
         self._checked, self._seen = loads, values

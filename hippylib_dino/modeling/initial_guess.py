@@ -31,15 +31,15 @@ class MeanState:
     """
 
     def __init__(self, model: hp.Model):
-        self._model = model
+        self._problem, self._prior = model.problem, model.prior  # not the model, which may keep its guess
         watched = isinstance(model.problem, hp.PDEVariationalProblem)  # of another, nothing is known but its solves
         self._watch = ProblemWatch(model.problem) if watched else None
-        self._state = _solve_at_mean(model)
+        self._state = _solve_at(self._problem, self._prior.mean)
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The state at the mean, a copy."""
         if self._watch is not None and self._watch.has_changed():
-            self._state = _solve_at_mean(self._model)
+            self._state = _solve_at(self._problem, self._prior.mean)
         return self._state.copy()
 
 
@@ -55,16 +55,16 @@ class LinearizedPrediction:
     """
 
     def __init__(self, model: hp.Model):
-        self._model, self._problem = model, model.problem
+        self._problem, self._prior = model.problem, model.prior
         self._controlled = isinstance(model.problem, ControlProblem)
         self._watch = ProblemWatch(model.problem)
         self._linearize()
 
     def _linearize(self) -> None:
         """Solve and factor at the mean."""
-        model, problem = self._model, self._problem
-        self._mean = model.prior.mean.copy()
-        self._state = _solve_at_mean(model)
+        problem = self._problem
+        self._mean = self._prior.mean.copy()
+        self._state = _solve_at(problem, self._mean)
         point = [self._state, self._mean, problem.generate_state()]
         problem.setLinearizationPoint([*point, problem.reference] if self._controlled else point, True)
         # copies: the problem assembles into its own matrices again
@@ -254,12 +254,11 @@ def _measure(model: hp.Model, guess: Callable, parameters: Sequence, weight: flo
     return GuessWork(mean("iterations"), residuals, factorizations, work, len(parameters) - len(reports))
 
 
-def _solve_at_mean(model: hp.Model) -> dl.GenericVector:
-    """The state at the prior mean, and at the reference control where there is one."""
-    problem = model.problem
+def _solve_at(problem: hp.PDEProblem, m: dl.GenericVector) -> dl.GenericVector:
+    """The state at a parameter, from zero, and at the reference control where there is one."""
     u = problem.generate_state()
     with problem.at(problem.reference) if isinstance(problem, ControlProblem) else contextlib.nullcontext():
-        model.solveFwd(u, [u.copy(), model.prior.mean, None])
+        problem.solveFwd(u, [u.copy(), m, None])
     return u
 
 

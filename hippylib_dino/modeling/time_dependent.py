@@ -29,8 +29,8 @@ from hippylib_dino.modeling.form_splitting import expanded
 from hippylib_dino.modeling.jacobian import Jacobian, reason
 from hippylib_dino.modeling.linear_solver import LinearSolver
 from hippylib_dino.modeling.quadrature import linear_with_fixed_degrees, with_fixed_degrees
-from hippylib_dino.modeling.spaces import dense_matrix, on_all, sum_over_ranks
-from hippylib_dino.modeling.time_observation import TimeObservation, dense_product
+from hippylib_dino.modeling.spaces import dense_matrix, dense_product, destroy_with, on_all, sum_over_ranks
+from hippylib_dino.modeling.time_observation import TimeObservation
 
 
 def solve_trajectory(model: hp.Model, m: dl.GenericVector) -> hp.TimeDependentVector:
@@ -234,6 +234,7 @@ class _Derivative:
                 bc.zero(self._tensor)
         if self.matrix is None:
             self.matrix = self._tensor.mat()
+            destroy_with(self, self._comm, self.matrix)
 
     def release(self) -> None:
         if self.matrix is not None:
@@ -295,6 +296,9 @@ class TimeDependentJacobian(Jacobian):
             du = step.solve(rhs)
             if n in observed:
                 q[self._observation.rows[observed[n]]] = self._observation.observe_block(observed[n], du)
+        dm.destroy()
+        if du is not None:
+            du.destroy()
         return q
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
