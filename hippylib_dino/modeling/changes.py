@@ -74,12 +74,13 @@ class Source:
     def is_current(self) -> bool:
         """Whether forms that were compiled from this one are still right, on all ranks; they read values themselves."""
         form = self._make()
-        return on_all(
-            self._comm,
-            self._surroundings.are_as(form, self._conditions())
-            and form.signature() == self.form.signature()
-            and all(map(_same_coefficient, form.coefficients(), self.form.coefficients())),
-        )
+        alike = self._surroundings.are_as(form, self._conditions()) and form.signature() == self.form.signature()
+        if not on_all(self._comm, alike):
+            return False
+        mesh = _meshes(form)[0]
+        pairs = zip(form.coefficients(), self.form.coefficients(), strict=True)
+        same = [_same_coefficient(new, old, mesh) for new, old in pairs]  # all of them: to interpolate is collective
+        return on_all(self._comm, all(same))
 
     def values(self) -> list[np.ndarray | None]:
         """Values of all coefficients that are not the caller's own, on this rank; None where they cannot be told."""
@@ -133,7 +134,7 @@ def _parameters(coefficient: Any) -> list | None:
     return None if parameters is None else [parameters[name] for name in parameters._params]
 
 
-def _same_coefficient(new: Any, old: Any) -> bool:
+def _same_coefficient(new: Any, old: Any, mesh: dl.Mesh) -> bool:
     """Whether forms that read `old` are right for `new`, of the same kind and element."""
     if new is old:
         return True
@@ -143,7 +144,10 @@ def _same_coefficient(new: Any, old: Any) -> bool:
         return False
     if isinstance(new, dl.Function) and new.function_space().mesh().id() != old.function_space().mesh().id():
         return False
-    return same_values([coefficient_values(new)], [coefficient_values(old)], unknown=False)
+    now, then = coefficient_values(new), coefficient_values(old)
+    if now is None or then is None:
+        now, then = nodal_values(new, mesh), nodal_values(old, mesh)
+    return np.array_equal(now, then)
 
 
 def _meshes(form: Any) -> list[dl.Mesh]:

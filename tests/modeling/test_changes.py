@@ -192,3 +192,41 @@ def test_time_dependent_problem_sees_conditions_and_mesh():
         np.testing.assert_allclose(changed, fresh, rtol=0, atol=1e-12 * np.abs(fresh).max())
         assert np.abs(changed - before).max() > 1e-3 * np.abs(before).max()
         before = changed
+
+
+class Bump(dl.UserExpression):
+    """What Python computes point by point; nothing tells its parameters."""
+
+    def __init__(self, height, **options):
+        super().__init__(**options)
+        self.height = height
+
+    def eval(self, values, x):
+        values[0] = self.height * (1.0 + x[0])
+
+    def value_shape(self):
+        return ()
+
+
+def test_expressions_that_tell_no_parameters_are_compared_by_their_values(models):
+    """Whether the user's own object changes, or the handler makes another in each call."""
+    space, heights = models["linear"].prior.Vh, {"kept": 1.0, "anew": 1.0}
+    kept = Bump(1.0, degree=1)
+
+    def residual(u, m, p):
+        return (dl.inner(dl.grad(u), dl.grad(p)) + u * p - m * kept * Bump(heights["anew"], degree=1) * p) * dl.dx
+
+    problems = (
+        kind([space] * 3, residual, [], [], is_fwd_linear=True)
+        for kind in (hp.PDEVariationalProblem, hd.AcceleratedVariationalProblem)
+    )
+    plain, fast = (hd.JacobianModel(each, models["linear"].prior, models["linear"].misfit) for each in problems)
+    m = plain.prior.mean
+    fast.evalObservable(m)
+    source, before = fast.problem.source, None
+    assert fast.problem.source is source
+    for kept.height, heights["anew"] in ((1.0, 1.0), (2.0, 1.0), (2.0, 3.0)):
+        q = plain.evalObservable(m)
+        np.testing.assert_allclose(fast.evalObservable(m), q, rtol=1e-9)
+        assert before is None or np.abs(q / before - 1.0).min() > 0.5
+        before = q
