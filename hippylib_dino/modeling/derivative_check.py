@@ -137,9 +137,15 @@ def remedies(model: JacobianModel) -> str:
                 f'one, dl.dx(metadata={{"quadrature_degree": {solved}}}), or take hd.AcceleratedVariationalProblem, '
                 "which does"
             )
+        if not problem.is_fwd_linear:
+            found.append(
+                "hIPPYlib's Newton stops at an absolute residual of 1e-10, before it starts on a mesh in small units: "
+                "take other units, or hd.AcceleratedVariationalProblem, whose tolerance is relative"
+            )
+    if model.time_dependent and not problem.is_fwd_linear:
         found.append(
-            "hIPPYlib's Newton stops at an absolute residual of 1e-10, before it starts on a mesh in small units: take "
-            "other units, or hd.AcceleratedVariationalProblem, whose tolerance is relative"
+            "dolfin's Newton stops at an absolute residual of 1e-10, which may be early: set "
+            'problem.parameters["newton_solver"]["absolute_tolerance"]'
         )
     found.append(
         "the problem may have no unique state (a Neumann problem without a constraint), solves may be too inexact for "

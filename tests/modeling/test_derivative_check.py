@@ -76,4 +76,7 @@ def test_remedies_are_those_of_the_problem(models):
     assert "hd.AcceleratedVariationalProblem" in plain
     assert "absolute residual" in plain
     assert "absolute residual" not in fast
+    assert "absolute residual" not in remedies(models["poisson"])
+    assert '["absolute_tolerance"]' in remedies(models["reaction"])
+    assert '["absolute_tolerance"]' not in remedies(models["heat"])
     assert "observable_rates" in fast
