@@ -6,7 +6,6 @@ import dataclasses
 import warnings
 
 import numpy as np
-import zarr
 
 from hippylib_dino.data.streams import draw_parameter, stream
 from hippylib_dino.data.together import Ranks
@@ -17,11 +16,11 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 DERIVATIVE_STREAM = 5  # beside those of parameters, controls, forward UQ and enrichment
 ATTEMPTS = 3  # draws, where solves fail
 SLIGHT, GROSS = 1e-4, 0.1  # relative errors of J v that are warned about, and that end the run
-KEY = "derivative_check"  # among a dataset's attributes
+DERIVATIVE_CHECK = "derivative_check"  # among a dataset's attributes
 
 
-def check_derivative(model: JacobianModel, seed: int, ranks: Ranks, root: zarr.Group) -> None:
-    """Compare J v with central differences at a draw of the prior, and keep the errors with the dataset.
+def check_derivative(model: JacobianModel, seed: int, ranks: Ranks) -> dict[str, dict]:
+    """Compare J v with central differences at a draw of the prior.
 
     All groups of ranks compute the same; what the first finds counts.
 
@@ -31,8 +30,12 @@ def check_derivative(model: JacobianModel, seed: int, ranks: Ranks, root: zarr.G
     seed : int
         Of the dataset; the draws are from a stream of their own.
     ranks : Ranks
-    root : zarr.Group
-        The dataset; gets an attribute `KEY`, a `DerivativeError` by variable, empty if no solve succeeded.
+
+    Returns
+    -------
+    dict
+        A `DerivativeError` by variable as a dict, for the dataset's attribute `DERIVATIVE_CHECK`; empty if no solve
+        succeeded.
 
     Raises
     ------
@@ -47,11 +50,6 @@ def check_derivative(model: JacobianModel, seed: int, ranks: Ranks, root: zarr.G
     found: dict[str, DerivativeError] = {}
     ranks.together(lambda: found.update(_measured(model, seed)))
     found = ranks.world.bcast(found)
-
-    def keep() -> None:
-        root.attrs[KEY] = {name: dataclasses.asdict(each) for name, each in found.items()}
-
-    ranks.on_first(keep)
     for name, each in found.items():
         if each.change == 0.0 and each.error == 0.0:
             raise InputError(
@@ -61,7 +59,8 @@ def check_derivative(model: JacobianModel, seed: int, ranks: Ranks, root: zarr.G
         if max(each.error, each.doubt) > GROSS:
             raise InputError(f"model: {_account(name, each)} Nothing was generated. Perhaps {remedies(model)}")
         if each.error > SLIGHT and ranks.is_first:
-            warnings.warn(f"model: {_account(name, each)} Perhaps {remedies(model)}", DerivativeWarning, stacklevel=3)
+            warnings.warn(f"model: {_account(name, each)} Perhaps {remedies(model)}", DerivativeWarning, stacklevel=4)
+    return {name: dataclasses.asdict(each) for name, each in found.items()}
 
 
 def _measured(model: JacobianModel, seed: int) -> dict[str, DerivativeError]:

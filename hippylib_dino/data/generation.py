@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
-from hippylib_dino.data.derivative import check_derivative
+from hippylib_dino.data.derivative import DERIVATIVE_CHECK, check_derivative
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
@@ -168,7 +168,7 @@ def generate(
     try:
         run.open(resume, repair)
         if not run.finished():
-            check_derivative(model, plan.seed, ranks, run.root)
+            run.keep_derivative_check()
             run.first_pass()
             run.second_pass(initial_guess)
     finally:
@@ -340,6 +340,7 @@ class _Run:
         # to start other solves from; a whole state is kept anyway
         self.keeps_states = self.can_guess and not (model.whole_state or self.controls is not None)
         self.directory: DatasetDirectory | None = None
+        self.derivative_check: dict | None = None
 
     def check_guess(self, initial_guess: str | Guess) -> None:
         """Raise `InputError` for a guess that this problem's solves do not take."""
@@ -360,6 +361,8 @@ class _Run:
         """Create the dataset, or check that the one that is there may be continued."""
         self.ranks.together(self._lock)
         self.ranks.together(self._identify)
+        if self.ranks.on_first(lambda: self.directory is not None and not self.directory.exists()):
+            self.derivative_check = check_derivative(self.model, self.plan.seed, self.ranks)  # before anything is there
         self.ranks.together(lambda: self._create_or_check(resume, repair))
         self.ranks.together(self._reopen)
         self.failure_log = FailureLog(self.path, self.plan.seed)
@@ -403,6 +406,13 @@ class _Run:
         self.root = zarr.open_group(self.path, mode="r+")
         self.plan = Plan.from_attributes(dict(self.root.attrs["plan"]))
         self.solver.take_given(Dataset(self.root, self.path))
+
+    def keep_derivative_check(self) -> None:
+        """Check the Jacobian, if that was not done before the dataset was made, and note the result in it."""
+        found = self.derivative_check
+        if found is None:
+            found = check_derivative(self.model, self.plan.seed, self.ranks)
+        self.ranks.on_first(lambda: self.root.attrs.update({DERIVATIVE_CHECK: found}))
 
     def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:
         """Plan samples with given parameters."""

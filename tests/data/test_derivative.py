@@ -89,6 +89,11 @@ def test_wrong_derivative_ends_the_run(models, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "linearize_at", Wrong)
     with pytest.raises(InputError, match=r"model: its Jacobian in the parameter is off by 0\.5"):
         hd.generate(model, tmp_path / "d", **SIZE)
+    monkeypatch.undo()
+    hd.generate(model, tmp_path / "d", **SIZE)  # nothing was left there
+    monkeypatch.setattr(model, "linearize_at", Wrong)
+    with pytest.raises(InputError, match=r"model: its Jacobian in the parameter is off by 0\.5"):
+        hd.generate(model, tmp_path / "d", **{**SIZE, "n_samples": 5}, resume=True)
 
 
 def test_draws_that_cannot_be_solved_are_passed_over(models, tmp_path, monkeypatch):
