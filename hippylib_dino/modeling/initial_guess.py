@@ -34,11 +34,13 @@ class MeanState:
         self._problem, self._prior = model.problem, model.prior  # not the model, which may keep its guess
         watched = isinstance(model.problem, hp.PDEVariationalProblem)  # of another, nothing is known but its solves
         self._watch = ProblemWatch(model.problem) if watched else None
-        self._state = _solve_at(self._problem, self._prior.mean)
+        self._state: dl.GenericVector | None = _solve_at(self._problem, self._prior.mean)
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The state at the mean, a copy."""
         if self._watch is not None and self._watch.has_changed():
+            self._state = None  # also if the next solve fails
+        if self._state is None:
             self._state = _solve_at(self._problem, self._prior.mean)
         return self._state.copy()
 
@@ -60,25 +62,29 @@ class LinearizedPrediction:
         self._watch = ProblemWatch(model.problem)
         self._linearize()
 
-    def _linearize(self) -> None:
-        """Solve and factor at the mean."""
+    def _linearize(self) -> dl.GenericVector:
+        """Solve and factor at the mean; the state there."""
         problem = self._problem
+        self._state: dl.GenericVector | None = None  # until all is there
         self._mean = self._prior.mean.copy()
-        self._state = _solve_at(problem, self._mean)
-        point = [self._state, self._mean, problem.generate_state()]
+        state = _solve_at(problem, self._mean)
+        point = [state, self._mean, problem.generate_state()]
         problem.setLinearizationPoint([*point, problem.reference] if self._controlled else point, True)
         # copies: the problem assembles into its own matrices again
         self._A, self._C = (dl.PETScMatrix(dl.as_backend_type(X).mat().copy()) for X in (problem.A, problem.C))
         if self._controlled:
             self._reference, self._Cz = problem.reference.copy(), dl.PETScMatrix(problem.control_derivative().copy())
-        self._solver = problem.new_solver() if hasattr(problem, "new_solver") else LinearSolver(self._state.mpi_comm())
+        self._solver = problem.new_solver() if hasattr(problem, "new_solver") else LinearSolver(state.mpi_comm())
         self._solver.set_operator(self._A)
+        self._state = state
+        return state
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The first-order prediction of the state at `m`."""
-        if self._watch.has_changed():
-            self._linearize()
-        change, rhs, out = m.copy(), self._state.copy(), self._state.copy()
+        state = self._state
+        if self._watch.has_changed() or state is None:
+            state = self._linearize()
+        change, rhs, out = m.copy(), state.copy(), state.copy()
         change.axpy(-1.0, self._mean)
         self._C.mult(change, rhs)
         if self._controlled:
@@ -88,7 +94,7 @@ class LinearizedPrediction:
             rhs.axpy(1.0, out)
         self._solver.solve(out, rhs)
         out *= -1.0
-        out.axpy(1.0, self._state)
+        out.axpy(1.0, state)
         return out
 
 

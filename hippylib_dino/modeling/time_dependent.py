@@ -77,7 +77,6 @@ class OneStepScheme:
         self._comm = problem.Vh[hp.STATE].mesh().mpi_comm()
         self._compiled: dict[tuple, LinearizedStep] = {}
         self._current: LinearizedStep | None = None
-        self._surroundings: Surroundings | None = None
 
     def residual(self, t: float) -> Any:
         """What the user's handler gives for a step that ends at `t`."""
@@ -98,15 +97,9 @@ class OneStepScheme:
         (signature, values), (old_signature, old_values) = self.values(), then
         return on_all(self._comm, signature == old_signature and same_values(values, old_values, unknown=True))
 
-    def _check_surroundings(self, residual) -> None:
-        """Forget all matrices if the mesh, its marks or the boundary conditions have changed."""
-        conditions = [self.problem.adj_bc]
-        if self._surroundings is not None and on_all(self._comm, self._surroundings.are_as(residual, conditions)):
-            return
-        for step in self._compiled.values():
-            step.release()
-        self._compiled, self._current = {}, None
-        self._surroundings = Surroundings(residual, conditions)
+    def _surrounded_as(self, step: LinearizedStep, residual: Any) -> bool:
+        """Whether mesh, marks and boundary conditions are what they were when a step's forms were compiled."""
+        return on_all(self._comm, step.surroundings.are_as(residual, [self.problem.adj_bc]))
 
     def linearize(self, n: int, u: hp.TimeDependentVector, m: dl.GenericVector) -> LinearizedStep:
         """Step n = 1 .. N on the trajectory `u` at the parameter `m`; good until the next call."""
@@ -114,12 +107,12 @@ class OneStepScheme:
             function.vector().zero()
             function.vector().axpy(1.0, values)
         residual = self.residual(self.problem.times[n])
-        self._check_surroundings(residual)
-        if self._current is None or not residual.equals(self._current.residual):
-            if self._current is not None:
-                self._current.release()
-            self._current = self._compile(residual)
-        return self._current
+        current = self._current
+        if current is None or not (residual.equals(current.residual) and self._surrounded_as(current, residual)):
+            if current is not None:
+                current.release()
+            current = self._current = self._compile(residual)
+        return current
 
     def _compile(self, residual) -> LinearizedStep:
         # what dolfin's own cache of compiled code asks, and the very same coefficients: unlike `equals`
@@ -127,7 +120,7 @@ class OneStepScheme:
         data = tuple(id(integral.subdomain_data()) for integral in residual.integrals())
         key = (residual.signature(), residual.coefficients(), data)
         step = self._compiled.pop(key, None)
-        if step is None:
+        if step is None or not self._surrounded_as(step, residual):
             linear = self.problem.is_fwd_linear
             step = LinearizedStep(residual, self._functions, self.problem.adj_bc, self._solver, linear=linear)
         self._compiled[key] = step
@@ -140,7 +133,7 @@ class LinearizedStep:
     """A_n, D_n and C_n of one step; blocks have the rows this rank owns, (n_owned, c)."""
 
     def __init__(self, residual, functions: tuple, bcs: list, solver: LinearSolver, *, linear: bool):
-        self.residual = residual
+        self.residual, self.surroundings = residual, Surroundings(residual, [bcs])
         self._solver = solver
         u, u_old, m = functions
         self._layouts = u.vector(), m.vector()

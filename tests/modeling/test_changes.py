@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hippylib_dino as hd
-from hippylib_dino.errors import InputError
+from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from tests import time_dependent_problems
@@ -160,6 +160,24 @@ def test_guesses_follow_the_problem(pair, kind, which):
         state = owned_values(model.solveState(m, guess(m)))
         assert np.abs(before - state).max() > 1e-3
         np.testing.assert_allclose(owned_values(guess(m)), state, rtol=0, atol=1e-7 * np.abs(state).max())
+
+
+@pytest.mark.parametrize("kind", [MeanState, LinearizedPrediction])
+def test_guess_that_could_not_be_made_is_made_later(pair, kind, monkeypatch):
+    """The solve after a change fails: the state of the old problem must not serve as that of the new one."""
+    handler, _, model = pair
+    guess, m = kind(model), model.prior.mean
+    handler.constant.assign(float(handler.constant) + 1.0)
+
+    def fail(*_):
+        raise SolveError("no")
+
+    monkeypatch.setattr(model.problem, "solveFwd", fail)
+    with pytest.raises(SolveError):
+        guess(m)
+    monkeypatch.undo()
+    state = owned_values(model.solveState(m))
+    np.testing.assert_allclose(owned_values(guess(m)), state, rtol=0, atol=1e-7 * np.abs(state).max())
 
 
 def test_time_dependent_jacobian_of_a_problem_that_changed_is_refused():
