@@ -1,4 +1,4 @@
-"""All errors of the package.  Input errors are also `ValueError`s."""
+"""All errors and warnings of the package.  Input errors are also `ValueError`s."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class SolveError(DinoError, RuntimeError):
 
 class GenerationError(DinoError, RuntimeError):
     """Data generation was stopped: too many failed solves, or a rank raised."""
+
+
+class DerivativeWarning(UserWarning):
+    """The Jacobian of a model is not quite the derivative of its observable; the message says by how much, and why."""
 
 
 class TrainingError(DinoError, RuntimeError):

@@ -9,6 +9,7 @@ from applications import confusion as confusion_application
 from applications import hyperelasticity as hyperelasticity_application
 from applications import poisson as poisson_application
 from applications import reaction_diffusion as reaction_diffusion_application
+from hippylib_dino.modeling.quadrature import with_fixed_degrees
 
 dl.set_log_level(dl.LogLevel.ERROR)
 
@@ -128,9 +129,14 @@ def accelerated_mixed(comm):
 
 
 def plain(model):
-    """The same inverse problem with hIPPYlib's own PDE."""
+    """The same inverse problem with hIPPYlib's own PDE, one quadrature rule for the residual and its derivatives."""
     pde = model.problem
-    stock = hp.PDEVariationalProblem(pde.Vh, pde.varf_handler, pde.bc, pde.bc0, is_fwd_linear=pde.is_fwd_linear)
+
+    def residual(u, m, p):
+        form = pde.varf_handler(u, m, p)
+        return with_fixed_degrees(form) if isinstance(u, dl.Function) else form
+
+    stock = hp.PDEVariationalProblem(pde.Vh, residual, pde.bc, pde.bc0, is_fwd_linear=pde.is_fwd_linear)
     return hd.JacobianModel(stock, model.prior, model.misfit)
 
 

@@ -20,8 +20,8 @@ from hippylib_dino.modeling.observation import members_of, observed_data
 
 LARGE = 256  # entries; of larger arrays some sums are compared
 _REMEDY = (
-    "Every rank builds the problem by itself, and hp.parRandom, which is seeded by rank, or an unseeded generator gives "
-    "each of them other numbers. Draw with a seed of your own, by np.random.default_rng(seed) or, on a mesh's "
+    "Every rank builds the problem by itself, and hp.parRandom, which is seeded by rank, or an unseeded generator "
+    "gives each of them other numbers. Draw with a seed of your own, by np.random.default_rng(seed) or, on a mesh's "
     "communicator, hp.Random(comm.rank, comm.size, seed=seed); or take what the first rank has: "
     "value = MPI.COMM_WORLD.bcast(value)."
 )

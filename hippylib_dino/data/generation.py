@@ -17,6 +17,7 @@ from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.agreement import Probe, check_agreement, describe, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
+from hippylib_dino.data.derivative import DERIVATIVE_CHECK, check_derivative
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
@@ -180,6 +181,7 @@ def generate(
     try:
         run.open(resume, repair)
         if not run.finished():
+            run.keep_derivative_check()
             run.first_pass()
             run.second_pass(initial_guess)
     finally:
@@ -242,7 +244,8 @@ def append(
     serialize_compilation()
     ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
     parameters, origins = _checked_given(model, parameters, origins)
-    given = {**of_arguments(dataset=str(dataset.path), origins=origins), "parameters": Probe.of(parameters)}
+    given: dict[str, Probe | str] = {"parameters": Probe.of(parameters)}
+    given |= of_arguments(dataset=str(dataset.path), origins=origins)
     check_agreement(ranks, lambda: given, "arguments")
     plan = ranks.on_first(lambda: Dataset.open(dataset.path)).plan
     if not dataset.has_bases:
@@ -353,6 +356,7 @@ class _Run:
         # to start other solves from; a whole state is kept anyway
         self.keeps_states = self.can_guess and not (model.whole_state or self.controls is not None)
         self.directory: DatasetDirectory | None = None
+        self.derivative_check: dict | None = None
 
     def check_guess(self, initial_guess: str | Guess) -> None:
         """Raise `InputError` for a guess that this problem's solves do not take."""
@@ -374,6 +378,8 @@ class _Run:
         self.ranks.together(self._lock)
         self.ranks.together(self._identify)
         check_agreement(self.ranks, lambda: describe(self.model))
+        if self.ranks.on_first(lambda: self.directory is not None and not self.directory.exists()):
+            self.derivative_check = check_derivative(self.model, self.plan.seed, self.ranks)  # before anything is there
         self.ranks.together(lambda: self._create_or_check(resume, repair))
         self.ranks.together(self._reopen)
         self.failure_log = FailureLog(self.path, self.plan.seed)
@@ -417,6 +423,13 @@ class _Run:
         self.root = zarr.open_group(self.path, mode="r+")
         self.plan = Plan.from_attributes(dict(self.root.attrs["plan"]))
         self.solver.take_given(Dataset(self.root, self.path))
+
+    def keep_derivative_check(self) -> None:
+        """Check the Jacobian, if that was not done before the dataset was made, and note the result in it."""
+        found = self.derivative_check
+        if found is None:
+            found = check_derivative(self.model, self.plan.seed, self.ranks)
+        self.ranks.on_first(lambda: self.root.attrs.update({DERIVATIVE_CHECK: found}))
 
     def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:
         """Plan samples with given parameters."""

@@ -44,6 +44,7 @@ def report(dataset: Dataset) -> dict[str, str]:
         "written by": holder(dataset.path) or "nobody now",
         "speed": _speed(dataset, plan.n_total - finished),
         "initial guess": dataset.attributes.get("initial_guess", {}).get("chosen", "the model's own"),
+        "derivative check": _derivative_check(dataset),
         "seed": str(plan.seed),
         "full Jacobians": "stored" if plan.store_full else "not stored",
         "versions": ", ".join(f"{name} {version}" for name, version in dataset.attributes["versions"].items()),
@@ -81,6 +82,15 @@ def _failures(dataset: Dataset, count: int, finished: int) -> str:
     if dataset.rescued:
         lines.append(f"{len(dataset.rescued)} that failed at first were solved by a retry")
     return "\n".join(lines)
+
+
+def _derivative_check(dataset: Dataset) -> str:
+    """How far the Jacobian is from differences of the observable."""
+    found = dataset.attributes.get("derivative_check")
+    if not found:
+        return "not made" if found is None else "no draw could be solved"
+    parts = (f"J in the {name} within {each['error']:.1e} of central differences" for name, each in found.items())
+    return ", ".join(parts)
 
 
 def _speed(dataset: Dataset, left: int) -> str:

@@ -26,7 +26,7 @@ def vector_on_world() -> dl.Vector:
 
     hIPPYlib makes vectors there, whatever the mesh lives on (`hp.TimeDependentVector`, `doublePassG`).  The first one
     has PETSc duplicate the communicator, and once the last one is gone the next does so again: a collective operation,
-    which a rank that solves on its own would enter while the others wait elsewhere.  With this one alive it never comes.
+    which a rank that solves on its own would enter while the others wait elsewhere.  With this one alive none comes.
     """
     return dl.Vector(MPI.COMM_WORLD)
 

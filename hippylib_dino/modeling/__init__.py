@@ -3,6 +3,7 @@
 from hippylib_dino.modeling.communicators import sample_communicator, serialize_compilation
 from hippylib_dino.modeling.control_forms import CONTROL, CoefficientSpace
 from hippylib_dino.modeling.control_problem import ControlProblem
+from hippylib_dino.modeling.derivative_check import DerivativeError, derivative_errors
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint, prior_fingerprint
 from hippylib_dino.modeling.initial_guess import (
     GuessWork,
@@ -30,6 +31,7 @@ __all__ = [
     "CoefficientSpace",
     "ControlProblem",
     "CovarianceStateObservation",
+    "DerivativeError",
     "DofOrder",
     "ForwardSolveError",
     "GuessWork",
@@ -50,6 +52,7 @@ __all__ = [
     "compare_guesses",
     "cost_rates",
     "decrease_left",
+    "derivative_errors",
     "fingerprint",
     "observable_rates",
     "owned_values",

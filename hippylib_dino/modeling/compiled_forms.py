@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import dolfin as dl
 import numpy as np
@@ -10,18 +12,33 @@ from hippylib import ADJOINT, PARAMETER, STATE
 from mpi4py import MPI
 from petsc4py import PETSc
 
+from hippylib_dino.modeling.changes import Source, coefficient_values, same_values
 from hippylib_dino.modeling.form_splitting import split, ufl, without_powers
-from hippylib_dino.modeling.spaces import owned_values, set_owned_values
+from hippylib_dino.modeling.linearity import check_linear
+from hippylib_dino.modeling.quadrature import linear_with_fixed_degrees, with_fixed_degrees
+from hippylib_dino.modeling.spaces import destroy_with, on_all, owned_values, set_owned_values
 
 
 class CompiledForms:
     """Residual, first and second derivatives of r(u, m; p) at a point that is loaded into fixed functions.
 
+    All are integrated by the rules of the residual (`quadrature.with_fixed_degrees`), so that the derivatives are those
+    of what is computed.
+
     Parameters
     ----------
     Vh : list of three dolfin.FunctionSpace
-    varf_handler : callable ``(u, m, p) -> form``
+    varf_handler : callable ``(u, m, p, *symbols) -> form``
     bc, bc0 : lists of dolfin.DirichletBC
+    linear : bool
+        Whether r is affine in u; then its two parts have rules of their own, as hIPPYlib's have.
+    symbols : sequence
+        Further arguments of the handler.
+
+    Raises
+    ------
+    InputError
+        If r is not affine in u where it should be.
 
     Attributes
     ----------
@@ -33,24 +50,36 @@ class CompiledForms:
         Second derivatives of r, (dU, dU), (dM, dU), (dM, dM); zero where a state degree of freedom is fixed.
     free : dolfin vector
         1 for degrees of freedom of the state that no condition fixes, else 0.
+    source : Source
+        The handler's form, and whether it would give another one now.
     bcs_agree : bool
         Whether `bc` and `bc0` fix the same degrees of freedom.
     n_residuals : int
         Assemblies of the residual so far.
     """
 
-    def __init__(self, Vh, varf_handler: Callable, bc: list, bc0: list):
+    def __init__(
+        self, Vh, varf_handler: Callable, bc: list, bc0: list, *, linear: bool = False, symbols: Sequence[Any] = ()
+    ):
         self._functions = [dl.Function(V) for V in Vh]
         u, m, p = self._functions
+        test = self._test = dl.TestFunction(Vh[ADJOINT])
         comm = u.vector().mpi_comm()
-        residual = varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]))
-        lagrangian = varf_handler(u, m, p)
+        own = [u, m, *symbols]
+        self.source = Source(lambda: varf_handler(u, m, test, *symbols), lambda: (bc, bc0), own, comm)
+        if linear:
+            check_linear(self.source.form, u)
+            self._whole = linear_with_fixed_degrees(self.source.form, u)
+        else:
+            self._whole = with_fixed_degrees(self.source.form)
+        residual = self._solved_part(self._whole)
+        lagrangian = ufl.replace(residual, {test: p})
         by_u = dl.derivative(lagrangian, u, dl.TestFunction(Vh[STATE]))
         by_m = dl.derivative(lagrangian, m, dl.TestFunction(Vh[PARAMETER]))
         du, dm = dl.TrialFunction(Vh[STATE]), dl.TrialFunction(Vh[PARAMETER])
 
         free = self.free = _free(u.vector(), bc0)
-        self.bcs_agree = _on_all(comm, np.array_equal(owned_values(free), owned_values(_free(u.vector(), bc))))
+        self.bcs_agree = on_all(comm, np.array_equal(owned_values(free), owned_values(_free(u.vector(), bc))))
         jacobian = without_powers(dl.derivative(residual, u, du))
         A, F = dl.Form(jacobian), dl.Form(without_powers(residual))
         self._bc = bc
@@ -68,12 +97,21 @@ class CompiledForms:
             parts = SplitResidual(forms[0], forms[1], u, du, free, bc0)
             if self._agrees(parts):
                 self._parts = parts
-                assemble = lambda tensor: parts.assemble_matrix(tensor, self._loads)  # noqa: E731
+                me = weakref.proxy(self)  # or the forms would wait for a garbage collection, which sees no PETSc memory
+                assemble = lambda tensor: parts.assemble_matrix(tensor, me._loads)  # noqa: E731
         self.A = CachedTensor(comm, jacobian, A, assemble=assemble)
         self.C = CachedTensor(comm, without_powers(dl.derivative(residual, m, dm)), left=free)
         self.Wuu = CachedTensor(comm, dl.derivative(by_u, u, du), left=free, right=free)
         self.Wmu = CachedTensor(comm, dl.derivative(by_m, u, du), right=free)
         self.Wmm = CachedTensor(comm, dl.derivative(by_m, m, dm))
+
+    def _solved_part(self, residual: Any) -> Any:
+        """What of the residual is assembled whenever the point changes."""
+        return residual
+
+    def lagrangian(self, u: dl.Function, m: dl.Function, p: dl.Function) -> Any:
+        """r(u, m; p) with other functions, a functional with the rules of the residual."""
+        return ufl.replace(self._whole, {self._functions[STATE]: u, self._functions[PARAMETER]: m, self._test: p})
 
     def load(self, i: int, x: dl.GenericVector) -> None:
         """Make `x` the state, parameter or adjoint (``i``) at which everything is assembled from now on."""
@@ -171,7 +209,7 @@ class SplitResidual:
         if self._same_pattern is None:
             mine, other = mat.getValuesCSR(), self._K_fixed.mat.getValuesCSR()
             same = all(np.array_equal(a, b) for a, b in zip(mine[:2], other[:2], strict=True))
-            self._same_pattern = _on_all(self._comm, same)
+            self._same_pattern = on_all(self._comm, same)
         structure = PETSc.Mat.Structure
         return structure.SAME_NONZERO_PATTERN if self._same_pattern else structure.UNKNOWN_NONZERO_PATTERN
 
@@ -230,9 +268,8 @@ class CachedTensor:
             return
         if self._form is None:
             self._form = dl.Form(self._ufl_form)
-        values = [_values(c) for c in self._coefficients()]
-        same = len(values) == len(self._seen) and all(map(_equal, values, self._seen))
-        if self.tensor is not None and _on_all(self._comm, same):
+        values = [coefficient_values(c) for c in self._coefficients()]
+        if self.tensor is not None and on_all(self._comm, same_values(values, self._seen, unknown=False)):
             self._checked = loads
             return
         self._checked, self._seen = -1, []  # until it is whole: an exception must not leave half a matrix
@@ -242,6 +279,7 @@ class CachedTensor:
         if self.mat is None and isinstance(self.tensor, dl.PETScMatrix):
             self.mat = self.tensor.mat()
             self._scalings = [s if s is None else dl.as_backend_type(s).vec() for s in (self._left, self._right)]
+            destroy_with(self, self._comm, self.mat, *(s for s in self._scalings if s is not None))
         if self.mat is not None and any(s is not None for s in self._scalings):
             self.mat.diagonalScale(*self._scalings)
         self._checked, self._seen = loads, values
@@ -261,28 +299,6 @@ class CachedTensor:
         """Those that the compiled form reads: derivatives drop some."""
         everything = self._ufl_form.coefficients()
         return [everything[self._form.original_coefficient_position(i)] for i in range(self._form.num_coefficients())]
-
-
-def _values(coefficient) -> np.ndarray | None:
-    """The values that a coefficient has on this rank; None if they cannot be told."""
-    if isinstance(coefficient, dl.Function):
-        return owned_values(coefficient.vector())
-    if isinstance(coefficient, dl.Constant):
-        return np.array(coefficient.values())
-    parameters = getattr(coefficient, "user_parameters", None)
-    if parameters is not None:
-        values = [parameters[name] for name in parameters._params]  # which offers no iteration of its own
-        if all(isinstance(v, (int, float)) for v in values):
-            return np.array(values, dtype=float)
-    return None
-
-
-def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is not None and b is not None and np.array_equal(a, b)
-
-
-def _on_all(comm: MPI.Comm, local: bool) -> bool:
-    return local if comm.size == 1 else comm.allreduce(local, op=MPI.LAND)
 
 
 def _free(like: dl.GenericVector, bcs: list) -> dl.GenericVector:

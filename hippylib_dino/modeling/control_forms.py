@@ -7,13 +7,13 @@ from typing import Any
 
 import dolfin as dl
 import numpy as np
-from hippylib import ADJOINT, PARAMETER, STATE
+from hippylib import PARAMETER, STATE
 from mpi4py import MPI
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.compiled_forms import CachedTensor, CompiledForms
-from hippylib_dino.modeling.form_splitting import ufl, without_powers
+from hippylib_dino.modeling.form_splitting import expanded, switches_on, ufl, without_powers
 from hippylib_dino.modeling.spaces import gather, owned_values, set_owned_values
 
 CONTROL = 3
@@ -170,11 +170,13 @@ class ControlForms(CompiledForms):
     Vh : list of three dolfin.FunctionSpace and the control's, which may be a `CoefficientSpace`
     varf_handler : callable ``(u, m, p, z) -> form``
     bc, bc0 : lists of dolfin.DirichletBC
+    linear : bool
+        See `CompiledForms`.
 
     Raises
     ------
     InputError
-        If the form does not depend on the control.
+        If the form does not depend on the control, or is not affine in u where it should be.
 
     Attributes
     ----------
@@ -184,27 +186,15 @@ class ControlForms(CompiledForms):
         Second derivatives of r, (dU, dZ), (dM, dZ); None where they vanish.
     """
 
-    def __init__(self, Vh, varf_handler: Callable, bc: list, bc0: list):
+    def __init__(self, Vh, varf_handler: Callable, bc: list, bc0: list, *, linear: bool = False):
         control = self._control = ControlVariable(Vh[CONTROL])
         self._loaded_control = control_vector(Vh[CONTROL])
-        z, along = control.symbol, dl.TrialFunction(Vh[CONTROL]) if control.is_field else control.test
-        u, m = (dl.Function(Vh[i]) for i in (STATE, PARAMETER))
-        slope = expanded(varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]), z), z, along)
-        if slope.empty():
-            raise InputError(
-                "varf_handler: the form does not depend on the control z; use it, or hd.AcceleratedVariationalProblem "
-                "for a problem without a control."
-            )
-        self.additive = not {u, m, z} & set(slope.coefficients())
-
-        def without_control(u, m, p):
-            form = varf_handler(u, m, p, z)
-            return ufl.replace(form, {z: ufl.classes.Zero(z.ufl_shape)}) if self.additive else form
-
-        super().__init__(Vh[:CONTROL], without_control, bc, bc0)
+        z = control.symbol
+        along = self._along = dl.TrialFunction(Vh[CONTROL]) if control.is_field else control.test
+        super().__init__(Vh[:CONTROL], varf_handler, bc, bc0, linear=linear, symbols=(z,))
         u, m, p = self._functions
         self._work = u.vector().copy()
-        lagrangian = varf_handler(u, m, p, z)
+        residual, lagrangian = self._whole, ufl.replace(self._whole, {self._test: p})
 
         def second(first, like: dl.GenericVector, left: dl.GenericVector | None = None) -> CachedTensor | None:
             form = expanded(first, z, along)
@@ -215,13 +205,28 @@ class ControlForms(CompiledForms):
                 return CachedTensor(like.mpi_comm(), without_powers(form), left=left)
             return CachedColumns(like.mpi_comm(), form, control, like, left=left)
 
-        residual = varf_handler(u, m, dl.TestFunction(Vh[ADJOINT]), z)
         self.Cz = matrix(expanded(residual, z, along), u.vector(), self.free)
         self.Wuz = second(dl.derivative(lagrangian, u, dl.TestFunction(Vh[STATE])), u.vector(), self.free)
         self.Wmz = second(dl.derivative(lagrangian, m, dl.TestFunction(Vh[PARAMETER])), m.vector())
         self._direction = control.direction()
         curvature = expanded(dl.derivative(lagrangian, z, control.test), z, self._direction)
         self._curvature = None if curvature.empty() else dl.Form(without_powers(curvature))
+
+    def _solved_part(self, residual: Any) -> Any:
+        z = self._control.symbol
+        slope = expanded(residual, z, self._along)
+        if slope.empty():
+            raise InputError(
+                "varf_handler: the form does not depend on the control z; use it, or hd.AcceleratedVariationalProblem "
+                "for a problem without a control."
+            )
+        switched = any(switches_on(integral.integrand(), z) for integral in residual.integrals())
+        self.additive = not (switched or {*self._functions[:2], z} & set(slope.coefficients()))
+        return ufl.replace(residual, {z: ufl.classes.Zero(z.ufl_shape)}) if self.additive else residual
+
+    def controlled_lagrangian(self, u: dl.Function, m: dl.Function, p: dl.Function, z: Any) -> Any:
+        """r(u, m, z; p) with other functions and another control, a functional with the rules of the residual."""
+        return ufl.replace(self.lagrangian(u, m, p), {self._control.symbol: z})
 
     def load(self, i: int, x: dl.GenericVector) -> None:
         if i != CONTROL:
@@ -257,11 +262,6 @@ def control_vector(space) -> dl.GenericVector:
         vector.zero()
         return vector
     return dl.Function(space).vector()
-
-
-def expanded(form: Any, variable: Any, direction: Any) -> Any:
-    """The derivative of `form` in a variable with all derivatives taken, empty where it vanishes."""
-    return ufl.algorithms.expand_derivatives(dl.derivative(form, variable, direction))
 
 
 def scalar(form: dl.Form, comm: MPI.Comm) -> float:

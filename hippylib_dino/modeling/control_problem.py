@@ -19,9 +19,9 @@ from hippylib_dino.modeling.control_forms import (
     ControlForms,
     ControlVariable,
     control_vector,
-    expanded,
     scalar,
 )
+from hippylib_dino.modeling.form_splitting import expanded
 from hippylib_dino.modeling.spaces import DofOrder, check_vector, owned_values, set_owned_values
 from hippylib_dino.modeling.variational_problem import AcceleratedVariationalProblem
 
@@ -75,7 +75,10 @@ class ControlProblem(AcceleratedVariationalProblem):
         self.control_order = control_order(Vh[CONTROL])
 
     def _new_forms(self) -> ControlForms:
-        return ControlForms(self.Vh, self.varf_handler, self.bc, self.bc0)
+        return ControlForms(self.Vh, self.varf_handler, self.bc, self.bc0, linear=self.is_fwd_linear)
+
+    def _symbols(self) -> list:
+        return [ControlVariable(self.Vh[CONTROL]).symbol]
 
     @property
     def _forms(self) -> ControlForms:
@@ -143,6 +146,7 @@ class ControlProblem(AcceleratedVariationalProblem):
 
     def evalGradientControl(self, x: list, out: dl.GenericVector) -> None:
         """out = C_zᵀ p at ``x = [u, m, p, z]``, (dZ,), dual; what p has on the Dirichlet boundary does not count."""
+        self._refresh()
         self._load({i: self._variable(x, i) for i in (STATE, PARAMETER, CONTROL)})
         self._forms.update(self._forms.Cz).tensor.transpmult(x[ADJOINT], out)
 
@@ -178,6 +182,7 @@ class ControlProblem(AcceleratedVariationalProblem):
         self, i: int, j: int, k: int, x: list, jdir: dl.GenericVector, kdir: dl.GenericVector, out: dl.GenericVector
     ) -> None:
         """Third variation of r at `x`, tested in variable `i`, in directions `jdir` of `j` and `kdir` of `k`."""
+        self._refresh()
         control = ControlVariable(self.Vh[CONTROL])
 
         def symbol(n: int, vector: dl.GenericVector) -> dl.Function | dl.Constant:
@@ -190,7 +195,7 @@ class ControlProblem(AcceleratedVariationalProblem):
             return made
 
         variables = [symbol(n, self._variable(x, n)) for n in range(CONTROL + 1)]
-        form = self.varf_handler(*variables)
+        form = self._forms.controlled_lagrangian(*variables)
         for n, direction in ((j, jdir), (k, kdir)):
             form = dl.derivative(form, variables[n], symbol(n, direction))
         out.zero()

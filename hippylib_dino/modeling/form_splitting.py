@@ -29,36 +29,23 @@ LARGEST_POWER = 8
 def split(residual, u: dl.Function, m: dl.Function) -> tuple[Any, Any] | None:
     """Split r(u, m) = (K u + f) + n(u, m) into terms whose matrix never changes and the others.
 
-    Both parts are integrated by the rule that the whole residual would get, so that their sum is the residual
-    to rounding.
-
     Parameters
     ----------
     residual : ufl.Form
-        Linear in a test function.
+        Linear in a test function, with derivatives taken and a quadrature degree in each integral
+        (`quadrature.with_fixed_degrees`): terms keep it, so that the parts add up to the residual to rounding.
     u, m : dolfin.Function
 
     Returns
     -------
     (constant, varying) : pair of ufl.Form, or None
-        None where nothing can be gained, or where the rule of the whole cannot be told term by term.
+        None where nothing can be gained.
     """
-    cells = [i for i in residual.integrals() if i.integral_type() == "cell"]
-    domains = residual.ufl_domains()
-    # a part of the mesh integrates its own terms and those of the whole mesh together, by a common rule
-    simple = len(domains) == 1 and all(i.subdomain_id() == "everywhere" for i in cells)
-    chosen_by_user = dl.parameters["form_compiler"]["quadrature_degree"] not in (None, -1)
-    if not cells or not simple or chosen_by_user:
-        return None
-    degrees = _cell_degrees(residual)
-    if degrees != _cell_degrees(dl.derivative(residual, u)) or len(degrees) != 1:
-        return None
     constant: list[Any] = []
     varying = [i for i in residual.integrals() if i.integral_type() != "cell"]
-    for integral in cells:
-        metadata = {**integral.metadata(), "quadrature_degree": degrees[0]}
+    for integral in residual.integrals_by_type("cell"):
         for term in _terms(integral.integrand()):
-            part = integral.reconstruct(integrand=term, metadata=metadata)
+            part = integral.reconstruct(integrand=term)
             (constant if _is_constant(part, u, m) else varying).append(part)
     gain = any(u in ufl.Form([i]).coefficients() for i in constant)
     if not gain or not any(i.integral_type() == "cell" for i in varying):
@@ -75,27 +62,23 @@ def _terms(integrand) -> list:
 
 def _is_constant(integral, u: dl.Function, m: dl.Function) -> bool:
     form = ufl.Form([integral])
-    if m in form.coefficients() or (u in form.coefficients() and _switches(integral.integrand())):
+    if m in form.coefficients() or switches_on(integral.integrand(), u):
         return False
     derivative = ufl.algorithms.expand_derivatives(dl.derivative(form, u))
     return u not in derivative.coefficients()
 
 
-def _switches(integrand) -> bool:
-    """Whether there are conditions in it (signs are), whose derivative vanishes though they are not constant."""
-    return any(isinstance(node, ufl.classes.Condition) for node in unique_pre_traversal(integrand))
+def switches_on(integrand, u: dl.Function) -> bool:
+    """Whether there are conditions on u in it (signs are), whose derivative vanishes though they are not constant."""
+    return any(
+        isinstance(node, ufl.classes.Condition) and u in ufl.algorithms.extract_coefficients(node)
+        for node in unique_pre_traversal(integrand)
+    )
 
 
-def _cell_degrees(form) -> list[int]:
-    """Quadrature degrees of the cell integrals, as the form compiler will take them."""
-    data = ufl.algorithms.compute_form_data(form)
-    degrees = set()
-    for group in data.integral_data:
-        if group.integral_type == "cell":
-            for integral in group.integrals:
-                metadata = integral.metadata()
-                degrees.add(metadata.get("quadrature_degree", metadata["estimated_polynomial_degree"]))
-    return sorted(degrees)
+def expanded(form: Any, variable: Any, direction: Any) -> Any:
+    """The derivative of `form` in a variable with all derivatives taken, empty where it vanishes."""
+    return ufl.algorithms.expand_derivatives(dl.derivative(form, variable, direction))
 
 
 class _PowersAsProducts(MultiFunction):

@@ -18,11 +18,12 @@ from scipy.interpolate import RBFInterpolator
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.control_problem import ControlProblem
 from hippylib_dino.modeling.linear_solver import LinearSolver
+from hippylib_dino.modeling.problem_watch import ProblemWatch
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values, sum_over_ranks
 
 
 class MeanState:
-    """The state at the prior mean, for every m.
+    """The state at the prior mean, for every m; solved again once the problem has changed.
 
     Parameters
     ----------
@@ -30,41 +31,60 @@ class MeanState:
     """
 
     def __init__(self, model: hp.Model):
-        self._state = _solve_at_mean(model)
+        self._problem, self._prior = model.problem, model.prior  # not the model, which may keep its guess
+        watched = isinstance(model.problem, hp.PDEVariationalProblem)  # of another, nothing is known but its solves
+        self._watch = ProblemWatch(model.problem) if watched else None
+        self._state: dl.GenericVector | None = _solve_at(self._problem, self._prior.mean)
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The state at the mean, a copy."""
+        if self._watch is not None and self._watch.has_changed():
+            self._state = None  # also if the next solve fails
+        if self._state is None:
+            self._state = _solve_at(self._problem, self._prior.mean)
         return self._state.copy()
 
 
 class LinearizedPrediction:
-    """u(m̄) - A⁻¹ C (m - m̄), with A and C of the prior mean, whose factorization is kept.
+    """u(m̄) - A⁻¹ C (m - m̄), with A and C of the prior mean, whose factorization is kept until the problem changes.
 
     Of an `hd.ControlProblem` at its reference control z̄, and with -A⁻¹ C_z (z - z̄) of its control z in addition.
 
     Parameters
     ----------
     model : hp.Model
-        Of a variational problem.  It is linearised at its mean here, and not used afterwards.
+        Of a variational problem.  It is linearised at its mean here, and again once the problem has changed.
     """
 
     def __init__(self, model: hp.Model):
-        problem = self._problem = model.problem
-        self._controlled = isinstance(problem, ControlProblem)
-        self._mean = model.prior.mean.copy()
-        self._state = _solve_at_mean(model)
-        point = [self._state, self._mean, problem.generate_state()]
+        self._problem, self._prior = model.problem, model.prior
+        self._controlled = isinstance(model.problem, ControlProblem)
+        self._watch = ProblemWatch(model.problem)
+        self._linearize()
+
+    def _linearize(self) -> dl.GenericVector:
+        """Solve and factor at the mean; the state there."""
+        problem = self._problem
+        self._state: dl.GenericVector | None = None  # until all is there
+        self._mean = self._prior.mean.copy()
+        state = _solve_at(problem, self._mean)
+        point = [state, self._mean, problem.generate_state()]
         problem.setLinearizationPoint([*point, problem.reference] if self._controlled else point, True)
         # copies: the problem assembles into its own matrices again
         self._A, self._C = (dl.PETScMatrix(dl.as_backend_type(X).mat().copy()) for X in (problem.A, problem.C))
         if self._controlled:
             self._reference, self._Cz = problem.reference.copy(), dl.PETScMatrix(problem.control_derivative().copy())
-        self._solver = problem.new_solver() if hasattr(problem, "new_solver") else LinearSolver(self._state.mpi_comm())
+        self._solver = problem.new_solver() if hasattr(problem, "new_solver") else LinearSolver(state.mpi_comm())
         self._solver.set_operator(self._A)
+        self._state = state
+        return state
 
     def __call__(self, m: dl.GenericVector) -> dl.GenericVector:
         """The first-order prediction of the state at `m`."""
-        change, rhs, out = m.copy(), self._state.copy(), self._state.copy()
+        state = self._state
+        if self._watch.has_changed() or state is None:
+            state = self._linearize()
+        change, rhs, out = m.copy(), state.copy(), state.copy()
         change.axpy(-1.0, self._mean)
         self._C.mult(change, rhs)
         if self._controlled:
@@ -74,7 +94,7 @@ class LinearizedPrediction:
             rhs.axpy(1.0, out)
         self._solver.solve(out, rhs)
         out *= -1.0
-        out.axpy(1.0, self._state)
+        out.axpy(1.0, state)
         return out
 
 
@@ -240,12 +260,11 @@ def _measure(model: hp.Model, guess: Callable, parameters: Sequence, weight: flo
     return GuessWork(mean("iterations"), residuals, factorizations, work, len(parameters) - len(reports))
 
 
-def _solve_at_mean(model: hp.Model) -> dl.GenericVector:
-    """The state at the prior mean, and at the reference control where there is one."""
-    problem = model.problem
+def _solve_at(problem: hp.PDEProblem, m: dl.GenericVector) -> dl.GenericVector:
+    """The state at a parameter, from zero, and at the reference control where there is one."""
     u = problem.generate_state()
     with problem.at(problem.reference) if isinstance(problem, ControlProblem) else contextlib.nullcontext():
-        model.solveFwd(u, [u.copy(), model.prior.mean, None])
+        problem.solveFwd(u, [u.copy(), m, None])
     return u
 
 

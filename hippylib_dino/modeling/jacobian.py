@@ -16,6 +16,8 @@ from hippylib_dino.modeling.spaces import (
     DofOrder,
     check_vector,
     dense_matrix,
+    dense_product,
+    destroy_with,
     gather,
     owned_values,
     set_owned_values,
@@ -146,8 +148,8 @@ class PDEJacobian(Jacobian):
     """J = -B A⁻¹ C of a PDE, at the point where `problem` was linearised last.
 
     Forward solves give columns, adjoint solves give rows; one factorization of A or of its
-    adjoint serves a whole block.  The next `setLinearizationPoint` of the problem, by anyone,
-    ends the life of this object.
+    adjoint serves a whole block.  The next `setLinearizationPoint` of the problem, by anyone, ends the life of this
+    object; so does whatever else is assembled into the same matrices.
 
     Parameters
     ----------
@@ -172,13 +174,21 @@ class PDEJacobian(Jacobian):
         # hIPPYlib makes a new A and C for each point; an accelerated problem brings its own up to date when asked
         self._kept_A = None if self._accelerated else problem.A  # kept alive, or its id could be another matrix's
         self._kept_C = None if self._accelerated else dl.as_backend_type(problem.C).mat()
+        kept = (each for each in (self._B, self._kept_C) if each is not None)
+        destroy_with(self, self._parameter.mpi_comm(), *kept)
 
     def _parameter_order(self) -> DofOrder | CoefficientOrder:
         return DofOrder(self._problem.Vh[hp.PARAMETER]) if self._of_parameter else self._problem.control_order
 
-    def _problem_linearization(self) -> int:
-        """What tells one linearisation of the problem from the next: their number, or the matrix A itself."""
-        return self._problem.linearization if self._accelerated else id(self._problem.A)
+    def _problem_linearization(self) -> tuple[int, ...]:
+        """What tells one linearisation of the problem from the next: their number, or A and C with PETSc's counts.
+
+        A problem may assemble into its matrices again; PETSc counts how often the entries of each were changed.
+        """
+        if self._accelerated:
+            return (self._problem.linearization,)
+        matrices = self._problem.A, self._problem.C
+        return tuple(number for X in matrices for number in (id(X), _changes(X)))
 
     def _check_alive(self) -> None:
         if self._problem_linearization() != self._linearization:
@@ -193,50 +203,68 @@ class PDEJacobian(Jacobian):
             return self._problem.control_derivative()
         return self._problem.parameter_derivative() if self._accelerated else self._kept_C
 
-    def _push(self, directions: np.ndarray) -> PETSc.Mat:
-        """C V of owned rows."""
+    def _push(self, directions: np.ndarray) -> np.ndarray:
+        """C V, owned rows."""
         C = self._C
         if "dense" not in C.getType():
-            return C.matMult(dense_matrix(self._parameter, directions))
+            block = dense_matrix(self._parameter, directions)
+            pushed = dense_product(C, block)
+            block.destroy()
+            return pushed
         everything = gather(directions, self._parameter.mpi_comm())  # PETSc multiplies no dense matrices of two ranks
-        return dense_matrix(self._state, C.getDenseArray() @ everything)
+        return C.getDenseArray() @ everything
 
     def _pull(self, adjoints: PETSc.Mat) -> np.ndarray:
         """Cᵀ P, owned rows."""
         C = self._C
         if "dense" not in C.getType():
-            return C.transposeMatMult(adjoints).getDenseArray().copy()
+            return dense_product(C, adjoints, transposed=True)
         everything = sum_over_ranks(C.getDenseArray().T @ adjoints.getDenseArray(), self._parameter.mpi_comm())
         return everything[slice(*self._parameter.local_range())]
 
-    def _solve(self, rhs: PETSc.Mat, *, is_adj: bool) -> PETSc.Mat:
-        if self._accelerated:
-            return self._problem.solve_block(rhs, is_adj=is_adj)
-        return _solve(self._problem.solver_adj_inc if is_adj else self._problem.solver_fwd_inc, rhs, self._state)
+    def _solve(self, rows: np.ndarray, *, is_adj: bool) -> PETSc.Mat:
+        """A⁻¹ or A⁻ᵀ times owned rows of right-hand sides; the caller destroys it."""
+        rhs = dense_matrix(self._state, rows)
+        try:
+            if self._accelerated:
+                return self._problem.solve_block(rhs, is_adj=is_adj)
+            return _solve(self._problem.solver_adj_inc if is_adj else self._problem.solver_fwd_inc, rhs, self._state)
+        finally:
+            rhs.destroy()
 
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         self._check_alive()
         if self._dense is not None:
             return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
-        return -self._observe(self._solve(self._push(directions), is_adj=False))
+        u = self._solve(self._push(directions), is_adj=False)
+        observed = self._observe(u)
+        u.destroy()
+        return -observed
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         self._check_alive()
         if self._dense is not None:
             return self._dense @ weights
         first, last = self._observable.local_range()
-        rhs = self._B.transposeMatMult(dense_matrix(self._observable, weights[first:last]))
-        return -self._pull(self._solve(rhs, is_adj=True))
+        block = dense_matrix(self._observable, weights[first:last])
+        rhs = dense_product(self._B, block, transposed=True)
+        block.destroy()
+        return self._pulled(self._solve(rhs, is_adj=True))
+
+    def _pulled(self, adjoints: PETSc.Mat) -> np.ndarray:
+        """-Cᵀ P, owned rows; P is destroyed."""
+        rows = self._pull(adjoints)
+        adjoints.destroy()
+        return -rows
 
     def _every_row(self) -> np.ndarray:
         if not self._accelerated:
             return super()._every_row()
         self._check_alive()
-        return -self._pull(self._problem.solve_rows(self._B))
+        return self._pulled(self._problem.solve_rows(self._B))
 
     def _observe(self, u: PETSc.Mat) -> np.ndarray:
-        rows = self._B.matMult(u).getDenseArray()
-        return gather(rows, self._observable.mpi_comm())
+        return gather(dense_product(self._B, u), self._observable.mpi_comm())
 
 
 class StateJacobian(PDEJacobian):
@@ -269,16 +297,22 @@ class StateJacobian(PDEJacobian):
     def mult_local(self, directions: np.ndarray) -> np.ndarray:
         """J V by forward sensitivities: (n_owned, k) parameter directions to (n_owned, k) state directions."""
         self._check_alive()
-        return -self._solve(self._push(directions), is_adj=False).getDenseArray()
+        u = self._solve(self._push(directions), is_adj=False)
+        columns = u.getDenseArray().copy()
+        u.destroy()
+        return -columns
 
     def transpmult_local(self, weights: np.ndarray) -> np.ndarray:
         """Jᵀ W by adjoint solves: (n_owned, k) dual state weights to (n_owned, k) dual parameter vectors."""
-        return self.pull_adjoints(self.adjoints(weights))
+        self._check_alive()
+        return self._pulled(self._solve(weights, is_adj=True))
 
     def adjoints(self, weights: np.ndarray) -> PETSc.Mat:
         """A⁻ᵀ W of dual state weights (n_owned, k): what the Jacobians in parameter and control share."""
         self._check_alive()
-        return self._solve(dense_matrix(self._state, weights), is_adj=True)
+        adjoints = self._solve(weights, is_adj=True)
+        destroy_with(self, self._parameter.mpi_comm(), adjoints)
+        return adjoints
 
     def pull_adjoints(self, adjoints: PETSc.Mat) -> np.ndarray:
         """Jᵀ W, (n_owned, k), from what `adjoints` gave here or for the other variable."""
@@ -327,6 +361,14 @@ def _solve(solver: dl.GenericLinearSolver, rhs: PETSc.Mat, like: dl.GenericVecto
     if not np.isfinite(solution.norm()):  # over all ranks: they must agree on whether to raise
         raise SolveError("linear solve for the Jacobian gave values that are not finite.")
     return solution
+
+
+def _changes(matrix: dl.GenericMatrix) -> int:
+    """How often a matrix was written to, by PETSc's count."""
+    mat = dl.as_backend_type(matrix).mat()
+    count = mat.stateGet()
+    mat.destroy()  # a reference, which petsc4py would keep
+    return count
 
 
 def reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from hippylib_dino.modeling.control_problem import CONTROL, ControlProblem
 from hippylib_dino.modeling.data_space import DataSpace, PointwiseData, StateData
 from hippylib_dino.modeling.initial_guess import LinearizedPrediction, MeanState
 from hippylib_dino.modeling.jacobian import Jacobian, PDEJacobian, StateJacobian, reason
+from hippylib_dino.modeling.linearity import check_linear
 from hippylib_dino.modeling.observable_map import ParameterToObservable
 from hippylib_dino.modeling.observation import noise_covariance, observation_operator, weight_covariance
 from hippylib_dino.modeling.spaces import DofOrder, check_vector, gather, owned_values
@@ -50,7 +51,8 @@ class JacobianModel(ParameterToObservable, AdjointModel):
     Raises
     ------
     InputError
-        If `problem` is not a variational problem, or `control` is not of its control space.
+        If `problem` is not a variational problem or is said to be linear and is not, or `control` is not of its control
+        space.
     MisfitError
         If `misfit` does not tell what is observed.
 
@@ -81,12 +83,18 @@ class JacobianModel(ParameterToObservable, AdjointModel):
         super().__init__(problem, prior, misfit)
         if self.time_dependent:
             self.observation = TimeObservation(misfit, problem)
+            if problem.is_fwd_linear:
+                check_linear(*self._scheme.linear_in_state())
         elif self.whole_state:
             self._observable, self._state_order = misfit.d, DofOrder(problem.Vh[hp.STATE])
         else:
             self.B = observation_operator(misfit)
             self._observable = dl.Vector(self.B.mpi_comm())
             self.B.init_vector(self._observable, 0)
+        plain = isinstance(problem, hp.PDEVariationalProblem) and not isinstance(problem, AcceleratedVariationalProblem)
+        if plain and problem.is_fwd_linear:  # an accelerated one was checked when it was made
+            state, parameter = dl.Function(problem.Vh[hp.STATE]), dl.Function(problem.Vh[hp.PARAMETER])
+            check_linear(problem.varf_handler(state, parameter, dl.TestFunction(problem.Vh[hp.ADJOINT])), state)
         self._state = problem.generate_state()
         self._parameter = problem.generate_parameter()
         self.initial_guess = initial_guess

@@ -10,6 +10,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.spaces import destroy_with
 
 MANY = 32  # right-hand sides from which on MUMPS pays off on one rank
 MUMPS_BLOCK = 128  # right-hand sides that it takes through its factors together; its own default is 32
@@ -83,6 +84,8 @@ class LinearSolver:
         self._transposed = None if self._is_direct() else self._new_ksp(lu_method)
         self._transposed_matrix = PETSc.Mat()
         self._transposed_stale = True
+        made = self._ksp, self._for_blocks, self._transposed, self._transposed_matrix
+        destroy_with(self, comm, *(each for each in made if each is not None))
 
     def _new_ksp(self, lu_method: str | None) -> PETSc.KSP:
         ksp = PETSc.KSP().create(self._comm)
@@ -117,7 +120,11 @@ class LinearSolver:
 
     def set_operator(self, A: dl.PETScMatrix | PETSc.Mat) -> None:
         """Take A, or take note that its values changed; the factorization waits for the first solve."""
-        self._matrix = A if isinstance(A, PETSc.Mat) else A.mat()
+        if isinstance(A, PETSc.Mat):
+            self._matrix = A
+        else:
+            self._matrix = A.mat()
+            destroy_with(self, self._comm, self._matrix)
         self._factored = None
 
     def factor(self, columns: int = 1) -> PETSc.KSP:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 from hippylib import ADJOINT, PARAMETER, STATE
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.modeling.changes import Source
 from hippylib_dino.modeling.compiled_forms import CachedTensor
-from hippylib_dino.modeling.control_forms import CONTROL, ControlVariable, expanded, scalar
-from hippylib_dino.modeling.form_splitting import ufl, without_powers
+from hippylib_dino.modeling.control_forms import CONTROL, ControlVariable, scalar
+from hippylib_dino.modeling.form_splitting import expanded, ufl, without_powers
+from hippylib_dino.modeling.quadrature import with_fixed_degrees
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 
 VARIABLES = (STATE, PARAMETER, CONTROL)
@@ -20,6 +23,9 @@ VARIABLES = (STATE, PARAMETER, CONTROL)
 
 class FormQuantity:
     """Q(u, m, z), a functional that is given as a form; compiled once, by variable and when first asked for.
+
+    Its derivatives are integrated by its own quadrature rules, so that they are those of the number that is computed.
+    What the form refers to may change between evaluations, as for `hd.AcceleratedVariationalProblem`.
 
     The methods have the names of SOUPy's quantities of interest, and of hIPPYlib's misfits.
 
@@ -50,24 +56,34 @@ class FormQuantity:
         self._control = ControlVariable(Vh[CONTROL])
         self._functions = {i: dl.Function(Vh[i]) for i in (STATE, PARAMETER)}
         self._symbols: dict[int, Any] = {**self._functions, CONTROL: self._control.symbol}
-        self._form = form(*(self._symbols[i] for i in VARIABLES))
-        if not isinstance(self._form, ufl.Form) or self._form.arguments():
-            raise InputError(
-                "form: expected a callable (u, m, z) that gives a functional, a UFL form without test functions, for "
-                f"instance 0.5*u**2*dl.dx, got {type(self._form).__name__}."
-            )
+        self._given = form
         self._comm = Vh[STATE].mesh().mpi_comm()
         self._assembler = dl.cpp.fem.Assembler()
+        self._loads = 0
+        self._make()
+
+    def _make(self) -> None:
+        """Take the form as it is now."""
+        symbols = [self._symbols[i] for i in VARIABLES]
+        form = self._given(*symbols)
+        if not isinstance(form, ufl.Form) or form.arguments():
+            raise InputError(
+                "form: expected a callable (u, m, z) that gives a functional, a UFL form without test functions, for "
+                f"instance 0.5*u**2*dl.dx, got {type(form).__name__}."
+            )
+        self._source = Source(functools.partial(self._given, *symbols), tuple, symbols, self._comm)
+        self._form = with_fixed_degrees(self._source.form)
         self._value = dl.Form(without_powers(self._form))
         self._gradients: dict[int, dl.Form | None] = {}
         self._hessians: dict[tuple[int, int], Any] = {}
-        self._loads = 0
 
     def depends_on(self, i: int) -> bool:
         """Whether the form has variable `i` in it."""
         return self._symbols[i] in self._form.coefficients()
 
     def _load(self, x: list) -> None:
+        if not self._source.is_current():
+            self._make()
         for i in (STATE, PARAMETER):
             if x[i] is not None:
                 vector = self._functions[i].vector()

@@ -6,8 +6,9 @@ import dolfin as dl
 import hippylib as hp
 import numpy as np
 
+from hippylib_dino.modeling.form_splitting import expanded, ufl
+from hippylib_dino.modeling.quadrature import linear_with_fixed_degrees, with_fixed_degrees
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
-from hippylib_dino.modeling.time_dependent import expand_derivatives
 
 
 class SecondDerivatives:
@@ -26,7 +27,7 @@ class SecondDerivatives:
         states, parameters, adjoints = (problem.Vh[i] for i in (hp.STATE, hp.PARAMETER, hp.ADJOINT))
         self._point = dl.Function(states), dl.Function(states), dl.Function(parameters)
         self._directions = dl.Function(states), dl.Function(states), dl.Function(parameters)
-        self._adjoint = dl.Function(adjoints)
+        self._adjoint, self._test = dl.Function(adjoints), dl.TestFunction(adjoints)
         self._tests = dl.TestFunction(states), dl.TestFunction(states), dl.TestFunction(parameters)
         self._residual = None
         self._forms: list[dl.Form | None] = []
@@ -55,15 +56,18 @@ class SecondDerivatives:
             _load(self._point, (u.data[n], u.data[n - 1], m))
             _load(self._directions, (*((None, None) if du is None else (du.data[n], du.data[n - 1])), dm))
             _load((self._adjoint,), (p.data[n],))
-            residual = self.problem.varf(*self._point, self._adjoint, self.problem.times[n])
+            residual = self.problem.varf(*self._point, self._test, self.problem.times[n])
             if self._residual is None or not residual.equals(self._residual):
                 self._compile(residual)
             yield n
 
     def _compile(self, residual) -> None:
         self._residual = residual
-        along = sum(dl.derivative(residual, f, d) for f, d in zip(self._point, self._directions, strict=True))
-        forms = (expand_derivatives(dl.derivative(along, f, t)) for f, t in zip(self._point, self._tests, strict=True))
+        linear = self.problem.is_fwd_linear
+        solved = linear_with_fixed_degrees(residual, self._point[0]) if linear else with_fixed_degrees(residual)
+        tested = ufl.replace(solved, {self._test: self._adjoint})
+        along = sum(dl.derivative(tested, f, d) for f, d in zip(self._point, self._directions, strict=True))
+        forms = (expanded(along, f, t) for f, t in zip(self._point, self._tests, strict=True))
         self._forms = [None if form.empty() else dl.Form(form) for form in forms]
 
 

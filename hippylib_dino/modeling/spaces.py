@@ -7,7 +7,8 @@ degrees of freedom it owns; `owned` lists their canonical positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 
 import dolfin as dl
 import numpy as np
@@ -55,6 +56,11 @@ def check_vector(vector: dl.GenericVector, like: dl.GenericVector, name: str) ->
 def gather(values: np.ndarray, comm: MPI.Comm) -> np.ndarray:
     """Concatenate the owned pieces of all ranks, in rank order, along the first axis."""
     return values.copy() if comm.size == 1 else np.concatenate(comm.allgather(values))
+
+
+def on_all(comm: MPI.Comm, local: bool) -> bool:
+    """Whether `local` holds on all ranks."""
+    return local if comm.size == 1 else comm.allreduce(local, op=MPI.LAND)
 
 
 def sum_over_ranks(local: np.ndarray, comm: MPI.Comm) -> np.ndarray:
@@ -147,6 +153,30 @@ def dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:
     matrix.getDenseArray()[:] = owned
     matrix.assemble()
     return matrix
+
+
+def dense_product(matrix: PETSc.Mat, block: PETSc.Mat, transposed: bool = False) -> np.ndarray:
+    """A sparse matrix, or its transpose, times a dense one: the owned rows, (n_owned, c)."""
+    result = matrix.transposeMatMult(block) if transposed else matrix.matMult(block)
+    values = result.getDenseArray().copy()
+    result.destroy()
+    return values
+
+
+def destroy_with(owner: object, comm: MPI.Comm, *objects: PETSc.Object) -> None:
+    """Destroy PETSc objects when `owner` is dropped.
+
+    Where a petsc4py object is the last reference and goes out of scope, petsc4py keeps what it refers to until
+    `PETSc.garbage_cleanup`, and for good once the mesh, and with it the communicator, is gone.  On several ranks that
+    is as it must be: to destroy is collective, and their garbage collectors do not run at the same time.
+    """
+    if comm.size == 1:
+        weakref.finalize(owner, _destroy, objects).atexit = False
+
+
+def _destroy(objects: Iterable[PETSc.Object]) -> None:
+    for each in objects:
+        each.destroy()
 
 
 def map_block(apply: Callable, like_in: dl.GenericVector, like_out: dl.GenericVector, block: np.ndarray) -> np.ndarray:

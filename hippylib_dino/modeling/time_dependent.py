@@ -15,22 +15,22 @@ of zeros, so that what a right-hand side has there reaches nothing else.
 
 from __future__ import annotations
 
+from typing import Any
+
 import dolfin as dl
 import hippylib as hp
 import numpy as np
 from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 
-from hippylib_dino.errors import SolveError
+from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.changes import Surroundings, coefficient_values, same_values
+from hippylib_dino.modeling.form_splitting import expanded
 from hippylib_dino.modeling.jacobian import Jacobian, reason
 from hippylib_dino.modeling.linear_solver import LinearSolver
-from hippylib_dino.modeling.spaces import DofOrder, dense_matrix, owned_values, sum_over_ranks
-from hippylib_dino.modeling.time_observation import TimeObservation, dense_product
-
-try:  # the name of dolfin's UFL where FEniCSx is installed beside it
-    from ufl_legacy.algorithms import expand_derivatives
-except ImportError:
-    from ufl.algorithms import expand_derivatives
+from hippylib_dino.modeling.quadrature import linear_with_fixed_degrees, with_fixed_degrees
+from hippylib_dino.modeling.spaces import DofOrder, dense_matrix, dense_product, destroy_with, on_all, sum_over_ranks
+from hippylib_dino.modeling.time_observation import TimeObservation
 
 
 def solve_trajectory(model: hp.Model, m: dl.GenericVector) -> hp.TimeDependentVector:
@@ -60,7 +60,8 @@ class OneStepScheme:
 
     The user's form handler is called once in each step, with that step's time, before anything is
     assembled.  Steps share compiled forms where their residuals are equal in UFL; a residual that
-    holds the time as a number or in a new coefficient is compiled for each step.
+    holds the time as a number or in a new coefficient is compiled for each step.  Derivatives are integrated
+    by the rules by which hIPPYlib's forward march integrates the residual.
 
     Parameters
     ----------
@@ -73,20 +74,45 @@ class OneStepScheme:
         self._functions = dl.Function(states), dl.Function(states), dl.Function(parameters)
         self._test = dl.TestFunction(adjoints)
         self._solver = LinearSolver(problem.Vh[hp.STATE].mesh().mpi_comm(), lu_method="mumps")
+        self._comm = problem.Vh[hp.STATE].mesh().mpi_comm()
         self._compiled: dict[tuple, LinearizedStep] = {}
         self._current: LinearizedStep | None = None
+
+    def residual(self, t: float) -> Any:
+        """What the user's handler gives for a step that ends at `t`."""
+        return self.problem.varf(*self._functions, self._test, t)
+
+    def linear_in_state(self) -> tuple:
+        """The residual of the first step and its state u_n, for `check_linear`."""
+        return self.residual(self.problem.times[1]), self._functions[0]
+
+    def values(self) -> tuple:
+        """What tells this problem from the same problem after its user has changed it: form and values of a step."""
+        residual = self.residual(self.problem.times[-1])
+        others = [c for c in residual.coefficients() if c not in self._functions]
+        return residual.signature(), [coefficient_values(c) for c in others]
+
+    def agrees(self, then: tuple) -> bool:
+        """Whether the problem is, as far as can be told, what it was when `values` gave `then`."""
+        (signature, values), (old_signature, old_values) = self.values(), then
+        return on_all(self._comm, signature == old_signature and same_values(values, old_values, unknown=True))
+
+    def _surrounded_as(self, step: LinearizedStep, residual: Any) -> bool:
+        """Whether mesh, marks and boundary conditions are what they were when a step's forms were compiled."""
+        return on_all(self._comm, step.surroundings.are_as(residual, [self.problem.adj_bc]))
 
     def linearize(self, n: int, u: hp.TimeDependentVector, m: dl.GenericVector) -> LinearizedStep:
         """Step n = 1 .. N on the trajectory `u` at the parameter `m`; good until the next call."""
         for function, values in zip(self._functions, (u.data[n], u.data[n - 1], m), strict=True):
             function.vector().zero()
             function.vector().axpy(1.0, values)
-        residual = self.problem.varf(*self._functions, self._test, self.problem.times[n])
-        if self._current is None or not residual.equals(self._current.residual):
-            if self._current is not None:
-                self._current.release()
-            self._current = self._compile(residual)
-        return self._current
+        residual = self.residual(self.problem.times[n])
+        current = self._current
+        if current is None or not (residual.equals(current.residual) and self._surrounded_as(current, residual)):
+            if current is not None:
+                current.release()
+            current = self._current = self._compile(residual)
+        return current
 
     def _compile(self, residual) -> LinearizedStep:
         # what dolfin's own cache of compiled code asks, and the very same coefficients: unlike `equals`
@@ -94,8 +120,9 @@ class OneStepScheme:
         data = tuple(id(integral.subdomain_data()) for integral in residual.integrals())
         key = (residual.signature(), residual.coefficients(), data)
         step = self._compiled.pop(key, None)
-        if step is None:
-            step = LinearizedStep(residual, self._functions, self.problem.adj_bc, self._solver)
+        if step is None or not self._surrounded_as(step, residual):
+            linear = self.problem.is_fwd_linear
+            step = LinearizedStep(residual, self._functions, self.problem.adj_bc, self._solver, linear=linear)
         self._compiled[key] = step
         if len(self._compiled) > len(self.problem.times):
             del self._compiled[next(iter(self._compiled))]  # the one not used for longest
@@ -105,15 +132,16 @@ class OneStepScheme:
 class LinearizedStep:
     """A_n, D_n and C_n of one step; blocks have the rows this rank owns, (n_owned, c)."""
 
-    def __init__(self, residual, functions: tuple, bcs: list, solver: LinearSolver):
-        self.residual = residual
+    def __init__(self, residual, functions: tuple, bcs: list, solver: LinearSolver, *, linear: bool):
+        self.residual, self.surroundings = residual, Surroundings(residual, [bcs])
         self._solver = solver
         u, u_old, m = functions
         self._layouts = u.vector(), m.vector()
         (test,), trial = residual.arguments(), dl.TrialFunction(u.function_space())
         rhs = dl.inner(u, test) * dl.dx  # never assembled, but dolfin's symmetric assembly wants one
         directions = trial, trial, dl.TrialFunction(m.function_space())
-        forms = [expand_derivatives(dl.derivative(residual, f, d)) for f, d in zip(functions, directions, strict=True)]
+        solved = linear_with_fixed_degrees(residual, u) if linear else with_fixed_degrees(residual)
+        forms = [expanded(solved, f, d) for f, d in zip(functions, directions, strict=True)]
         self._A = _Derivative(forms[0], (u, u_old), bcs, rhs)
         self._D, self._C = (None if f.empty() else _Derivative(f, (u, u_old), bcs) for f in forms[1:])
 
@@ -174,16 +202,16 @@ class _Derivative:
         self._tensor: dl.PETScMatrix | None = None
         self.matrix: PETSc.Mat | None = None
         self._coefficients = form.coefficients()
-        self._watchable = all(c not in states and _has_values(c) for c in self._coefficients)
-        self._values: list[np.ndarray] = []
+        self._follows_state = any(c in states for c in self._coefficients)
+        self._values: list[np.ndarray | None] = []
 
     def update(self) -> bool:
         """Assemble the matrix, unless nothing it depends on has changed; say whether it was assembled."""
-        if self._watchable:
-            values = [_values(c) for c in self._coefficients]
-            same = self._tensor is not None and all(map(np.array_equal, values, self._values))
+        if not self._follows_state:
+            values = [coefficient_values(c) for c in self._coefficients]
+            same = self._tensor is not None and same_values(values, self._values, unknown=False)
             self._values = values
-            if not sum_over_ranks(np.array(not same), self._comm):
+            if on_all(self._comm, same):
                 return False
         self._assemble()
         return True
@@ -199,6 +227,7 @@ class _Derivative:
                 bc.zero(self._tensor)
         if self.matrix is None:
             self.matrix = self._tensor.mat()
+            destroy_with(self, self._comm, self.matrix)
 
     def release(self) -> None:
         if self.matrix is not None:
@@ -206,22 +235,12 @@ class _Derivative:
         self._tensor = self.matrix = None
 
 
-def _has_values(coefficient) -> bool:
-    """Whether `_values` tells all of a coefficient; an expression may follow attributes, such as the time."""
-    if isinstance(coefficient, dl.Function):
-        return not coefficient.function_space().component()  # a component has no vector of its own
-    return isinstance(coefficient, dl.Constant)
-
-
-def _values(coefficient) -> np.ndarray:
-    return coefficient.values() if isinstance(coefficient, dl.Constant) else owned_values(coefficient.vector())
-
-
 class TimeDependentJacobian(Jacobian):
     """J = dq/dm on a trajectory, by marches of many right-hand sides at once.
 
     Adjoint marches give rows, forward marches give columns; each assembles and factors A_n once a
-    step.  It stays good whatever is solved or linearised later.
+    step.  It stays good whatever is solved or linearised later, unless the user changes the problem: then it raises
+    `InputError`, for the states that it was made from are another problem's.
 
     Parameters
     ----------
@@ -244,6 +263,14 @@ class TimeDependentJacobian(Jacobian):
         self._scheme = scheme
         self._observation = observation
         self._trajectory = trajectory
+        self._values = scheme.values()
+
+    def _check_alive(self) -> None:
+        if not self._scheme.agrees(self._values):
+            raise InputError(
+                "Jacobian: the form of its problem, or a coefficient of it, has changed since; call "
+                "model.jacobian(m) again, or keep to_dense()."
+            )
 
     def _parameter_order(self) -> DofOrder:
         return DofOrder(self._scheme.problem.Vh[hp.PARAMETER])
@@ -251,6 +278,7 @@ class TimeDependentJacobian(Jacobian):
     def mult_block(self, directions: np.ndarray) -> np.ndarray:
         if self._dense is not None:
             return sum_over_ranks(self._dense.T @ directions, self._parameter.mpi_comm())
+        self._check_alive()
         q = np.zeros((self.shape[0], directions.shape[1]))
         observed = {n: k for k, n in enumerate(self._observation.steps)}
         dm = dense_matrix(self._parameter, directions)
@@ -264,11 +292,15 @@ class TimeDependentJacobian(Jacobian):
             du = step.solve(rhs)
             if n in observed:
                 q[self._observation.rows[observed[n]]] = self._observation.observe_block(observed[n], du)
+        dm.destroy()
+        if du is not None:
+            du.destroy()
         return q
 
     def transpmult_block(self, weights: np.ndarray) -> np.ndarray:
         if self._dense is not None:
             return self._dense @ weights
+        self._check_alive()
         gradient = np.zeros((self._parameter.local_size(), weights.shape[1]))
         observed = {n: k for k, n in enumerate(self._observation.steps)}
         rhs = np.zeros((self._trajectory.data[0].local_size(), weights.shape[1]))

@@ -16,7 +16,14 @@ from petsc4py import PETSc
 
 from hippylib_dino.errors import MisfitError
 from hippylib_dino.modeling.observation import Identity, ObservableMisfit, observation_operator
-from hippylib_dino.modeling.spaces import dense_matrix, gather, owned_values, set_owned_values
+from hippylib_dino.modeling.spaces import (
+    dense_matrix,
+    dense_product,
+    destroy_with,
+    gather,
+    owned_values,
+    set_owned_values,
+)
 from hippylib_dino.noise import NoiseCovariance
 
 
@@ -57,6 +64,7 @@ class TimeObservation:
             with _naming(k):
                 operators.append(observation_operator(member))
         self._operators = [dl.as_backend_type(B).mat() for B in operators]
+        destroy_with(self, operators[0].mpi_comm(), *self._operators)
         self._data = [member.d for member in members]
         ends = np.cumsum([0, *(B.size(0) for B in operators)])
         self.rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
@@ -246,11 +254,3 @@ def _step(t: float, times: np.ndarray, name: str) -> int:
             f"{len(times) - 1} steps, got {t:.12g}; the nearest is problem.times[{n}] = {times[n]:.12g}."
         )
     return n
-
-
-def dense_product(matrix: PETSc.Mat, block: PETSc.Mat, transposed: bool = False) -> np.ndarray:
-    """A sparse matrix, or its transpose, times a dense one: the owned rows, (n_owned, c)."""
-    result = matrix.transposeMatMult(block) if transposed else matrix.matMult(block)
-    values = result.getDenseArray().copy()
-    result.destroy()
-    return values

@@ -12,8 +12,11 @@ from hippylib import ADJOINT, PARAMETER, STATE
 from petsc4py import PETSc
 
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.modeling.changes import Source
 from hippylib_dino.modeling.compiled_forms import CachedTensor, CompiledForms
+from hippylib_dino.modeling.form_splitting import expanded
 from hippylib_dino.modeling.linear_solver import LinearSolver
+from hippylib_dino.modeling.linearity import check_linear
 from hippylib_dino.modeling.newton import ForwardSolveError, Newton, NewtonOptions, SolveReport
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 
@@ -39,10 +42,15 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     One thing differs on purpose: the adjoint is zero on the Dirichlet boundary.  hIPPYlib's is not where a sensor's
     cell touches it, and its gradient is then wrong.
 
-    `varf_handler` is called when the forms are built.  What its form refers to may change its values (a
-    `dl.Constant`, the coefficients of a `dl.Function`, parameters of a `dl.Expression`), not be replaced by
-    another object, and the mesh must stay where it is; assign to `varf_handler`, `bc` or `bc0` to have the forms
-    built anew.  Matrices are assembled when first asked for, with the values that coefficients have then.
+    All derivatives are integrated by the quadrature rules of the residual, so that they are those of the state that is
+    computed.  UFL would take more points for derivatives of exp(m), as hIPPYlib does.
+
+    Solves, gradients and linearisations see whatever the user has changed before them, as hIPPYlib's do: values of a
+    `dl.Constant`, `dl.Function` or `dl.Expression`, numbers that the handler reads from elsewhere, the lists of
+    conditions, the mesh's coordinates and marks.  Values are read at each assembly; for the rest `varf_handler` is
+    called at each solve, and the forms are built anew where it gives another one.  A number in a form is compiled code:
+    what changes often should be a `dl.Constant`.  Matrices are assembled when first asked for; if a coefficient has
+    changed since `setLinearizationPoint`, asking is an error.
 
     Parameters
     ----------
@@ -52,6 +60,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     bc, bc0 : dolfin.DirichletBC or list of them
         Of the forward problem, and its homogeneous counterpart; they must fix the same degrees of freedom.
     is_fwd_linear : bool
+        Whether the form is affine in u; then one linear solve is the forward solve.
     forward_solver : {"newton", "snes"} or callable
         Of nonlinear problems.  "newton": damped, error-oriented (`Newton`).  "snes": PETSc's SNES,
         ``newtonls`` unless the options say otherwise.  A callable ``solve(problem, state, x)`` writes the state at
@@ -68,7 +77,8 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
     Raises
     ------
     InputError
-        If an option is unknown, or `bc` and `bc0` fix different degrees of freedom.
+        If an option is unknown, `bc` and `bc0` fix different degrees of freedom, or `is_fwd_linear` is True and the
+        form is not linear in u.
 
     Attributes
     ----------
@@ -123,12 +133,13 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         )
         # not hIPPYlib's constructor: it sets A, C and the solvers to None, which here are made when asked for
         self.Vh = Vh
-        self.is_fwd_linear = is_fwd_linear
+        self._is_fwd_linear = bool(is_fwd_linear)
         self.n_calls = dict.fromkeys(("forward", "adjoint", "incremental_forward", "incremental_adjoint"), 0)
         self.report: SolveReport | None = None
         self.linearization = 0
         self._solver = self.new_solver()
         self.varf_handler, self.bc, self.bc0 = varf_handler, bc, bc0
+        self._check_linear()
 
     @classmethod
     def from_problem(cls, problem: hp.PDEVariationalProblem, **options) -> AcceleratedVariationalProblem:
@@ -185,6 +196,27 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         self._forget()
 
     @property
+    def is_fwd_linear(self) -> bool:
+        """Whether the form is affine in the state."""
+        return self._is_fwd_linear
+
+    @is_fwd_linear.setter
+    def is_fwd_linear(self, value: bool) -> None:
+        self._is_fwd_linear = bool(value)
+        self._forget()
+
+    def _check_linear(self) -> None:
+        """Raise `InputError` if the form is not what `is_fwd_linear` says."""
+        if self.is_fwd_linear:
+            state, parameter = (dl.Function(self.Vh[i]) for i in (STATE, PARAMETER))
+            test = dl.TestFunction(self.Vh[ADJOINT])
+            check_linear(self.varf_handler(state, parameter, test, *self._symbols()), state)
+
+    def _symbols(self) -> list:
+        """Arguments of the handler beside u, m and p."""
+        return []
+
+    @property
     def bc(self) -> list:
         """Boundary conditions of the state."""
         return self._bc
@@ -226,7 +258,18 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         return self._compiled
 
     def _new_forms(self) -> CompiledForms:
-        return CompiledForms(self.Vh, self.varf_handler, self.bc, self.bc0)
+        return CompiledForms(self.Vh, self.varf_handler, self.bc, self.bc0, linear=self.is_fwd_linear)
+
+    def _refresh(self) -> CompiledForms:
+        """The forms, built anew if what the user gave has changed in more than values."""
+        if self._compiled is not None and not self._compiled.source.is_current():
+            self._forget()
+        return self._forms
+
+    @property
+    def source(self) -> Source:
+        """What the present forms are made from; another object once they had to be built anew."""
+        return self._refresh().source
 
     A = property(lambda self: self._matrix("A"), doc="d residual/du at the linearisation point.")
     C = property(lambda self: self._matrix("C"), doc="d residual/dm at the linearisation point.")
@@ -245,6 +288,11 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
 
     def _linearized(self, name: str) -> CachedTensor:
         self._load(self._linearization_point())
+        if not self._forms.source.agrees(self._values_at_point):
+            raise InputError(
+                "setLinearizationPoint: a coefficient of the form has changed since it was called, and the problem at "
+                "that point is no longer there. Call it again (model.jacobian(m), model.linearize(m)) after changes."
+            )
         return self._forms.update(getattr(self._forms, name))
 
     def _linearization_point(self) -> dict[int, dl.GenericVector]:
@@ -289,6 +337,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         if callable(self._forward_solver):
             self._forward_solver(self, state, x)
             return
+        self._refresh()
         self._loaded = None
         for i in self._given:
             self._forms.load(i, self._variable(x, i))
@@ -404,6 +453,7 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
 
     def solveAdj(self, adj: dl.GenericVector, x: list, adj_rhs: dl.GenericVector) -> None:
         self.n_calls["adjoint"] += 1
+        self._refresh()
         self._load({i: self._variable(x, i) for i in (STATE, *self._given)})
         # what acts on fixed degrees of freedom must not reach the gradient, as it does in hIPPYlib's
         rhs = adj_rhs.copy()
@@ -411,11 +461,13 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
         self._factor().solve_transposed(adj, rhs)
 
     def evalGradientParameter(self, x: list, out: dl.GenericVector) -> None:
+        self._refresh()
         self._load({i: self._variable(x, i) for i in (STATE, *self._given, ADJOINT)})
         self._forms.gradient(out)
 
     def setLinearizationPoint(self, x: list, gauss_newton_approx: bool) -> None:
         self.linearization += 1
+        self._values_at_point = self._refresh().source.values()
         self._gauss_newton = gauss_newton_approx
         self._point = {i: self._variable(x, i).copy() for i in (STATE, *self._given, ADJOINT)}
 
@@ -464,3 +516,18 @@ class AcceleratedVariationalProblem(hp.PDEVariationalProblem):
             matrix.mult(dir, out)
         else:
             matrix.transpmult(dir, out)
+
+    def apply_ijk(
+        self, i: int, j: int, k: int, x: list, jdir: dl.GenericVector, kdir: dl.GenericVector, out: dl.GenericVector
+    ) -> None:
+        forms = self._refresh()
+        variables = [hp.vector2Function(x[n], self.Vh[n]) for n in (STATE, PARAMETER, ADJOINT)]
+        form = forms.lagrangian(*variables)
+        for n, direction in ((j, jdir), (k, kdir)):
+            form = dl.derivative(form, variables[n], hp.vector2Function(direction, self.Vh[n]))
+        form = expanded(form, variables[i], dl.TestFunction(self.Vh[i]))
+        out.zero()
+        if not form.empty():
+            dl.assemble(form, tensor=out)
+        if i in (STATE, ADJOINT):
+            out *= forms.free

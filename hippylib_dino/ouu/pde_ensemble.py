@@ -14,6 +14,7 @@ from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.control_forms import CONTROL
 from hippylib_dino.modeling.control_problem import ControlProblem
 from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.modeling.problem_watch import ProblemWatch
 from hippylib_dino.modeling.quantities import FormQuantity
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 from hippylib_dino.ouu.ensembles import Ensemble, checked_control
@@ -81,6 +82,7 @@ class PDEEnsemble(Ensemble):
         self._parameters = {i: take(i) for i in self._mine}
         self._states: dict[int, np.ndarray] = {}
         self._at: np.ndarray | None = None  # the control of these states
+        self._watch = ProblemWatch(self._problem)
         self._before = dict(self._problem.n_calls)
 
     @property
@@ -176,7 +178,8 @@ class PDEEnsemble(Ensemble):
     def _each(self, z: np.ndarray, evaluate: Callable[[int, list], None]) -> None:
         """Call ``evaluate(i, [u, m, p, z])`` for this group's samples; what one rank raises, all raise."""
         z = checked_control(z, self.n_control)
-        known = self._at is not None and np.array_equal(self._at, z)
+        changed = self._watch.has_changed()
+        known = self._at is not None and np.array_equal(self._at, z) and not changed
         control = self._problem.control_from_array(z)
 
         def work() -> None:

@@ -6,6 +6,7 @@ import pytest
 import hippylib_dino as hd
 from hippylib_dino.modeling.compiled_forms import CompiledForms
 from hippylib_dino.modeling.form_splitting import split, without_powers
+from hippylib_dino.modeling.quadrature import with_fixed_degrees
 from hippylib_dino.modeling.spaces import owned_values
 from tests import problems
 
@@ -20,7 +21,7 @@ def test_terms_go_where_they_belong(functions):
     u, m, p = functions
     diffusion, source = dl.inner(dl.grad(u), dl.grad(p)), dl.Constant(2.0) * p
     reaction, transfer = dl.exp(m) * u**3 * p, u * p
-    constant, varying = split((diffusion + (reaction - source)) * dl.dx + transfer * dl.ds, u, m)
+    constant, varying = split(with_fixed_degrees((diffusion + (reaction - source)) * dl.dx + transfer * dl.ds), u, m)
     assert m not in constant.coefficients()
     assert {i.integral_type() for i in varying.integrals()} == {"cell", "exterior_facet"}
     assert len(constant.integrals()) == 2  # diffusion and source
@@ -35,27 +36,29 @@ def test_terms_go_where_they_belong(functions):
     [
         lambda u, m, p: dl.exp(m) * dl.inner(dl.grad(u), dl.grad(p)) * dl.dx,
         lambda u, m, p: (u**3 - dl.Constant(1.0)) * p * dl.dx,
-        lambda u, m, p: u * p * dl.dx(1) + m * u * p * dl.dx,
-        lambda u, m, p: u * p * dl.dx(degree=2) + m * u * p * dl.dx(degree=4),
         lambda u, m, p: u * p * dl.dx,
     ],
-    ids=["one term", "only a source", "subdomains", "two rules", "nothing varies"],
+    ids=["one term", "only a source", "nothing varies"],
 )
-def test_forms_without_gain_or_with_doubtful_rules_stay_whole(functions, form):
+def test_forms_without_gain_stay_whole(functions, form):
     u, m, p = functions
-    assert split(form(u, m, p), u, m) is None
+    assert split(with_fixed_degrees(form(u, m, p)), u, m) is None
 
 
-def test_rule_that_the_user_set_for_all_forms_stays(functions):
+@pytest.mark.parametrize(
+    ("form", "constant_degrees"),
+    [
+        (lambda u, m, p: u * p * dl.dx(1) + m * u * p * dl.dx, {3}),
+        (lambda u, m, p: u * p * dl.dx(degree=2) + m * u * p * dl.dx(degree=4), {2}),
+    ],
+    ids=["subdomains", "two rules"],
+)
+def test_parts_keep_the_rules_of_the_whole(functions, form, constant_degrees):
     u, m, p = functions
-    form = (dl.inner(dl.grad(u), dl.grad(p)) + dl.exp(m) * u**3 * p) * dl.dx
-    before = dl.parameters["form_compiler"]["quadrature_degree"]
-    try:
-        dl.parameters["form_compiler"]["quadrature_degree"] = 2
-        assert split(form, u, m) is None
-    finally:
-        dl.parameters["form_compiler"]["quadrature_degree"] = before
-    assert split(form, u, m) is not None
+    constant, varying = split(with_fixed_degrees(form(u, m, p)), u, m)
+    assert {i.metadata()["quadrature_degree"] for i in constant.integrals()} == constant_degrees
+    assert m not in constant.coefficients()
+    assert m in varying.coefficients()
 
 
 def test_parts_add_up_to_residual_and_matrix_of_hippylib(models):

@@ -135,3 +135,33 @@ def test_wrong_direction_and_weights_are_named(models):
         model.jvp(m, other.prior.mean)
     with pytest.raises(InputError, match=r"weights: expected shape \(8,\), one for each observable, got \(7,\)"):
         model.vjp(m, np.ones(7))
+
+
+class InPlace(hp.PDEVariationalProblem):
+    """A user's class that assembles into the matrices it has."""
+
+    def setLinearizationPoint(self, x, gauss_newton_approx):
+        old = self.A, self.C
+        super().setLinearizationPoint(x, gauss_newton_approx)
+        if old[0] is not None:
+            for mine, new in zip(old, (self.A, self.C), strict=True):
+                mine.zero()
+                mine.axpy(1.0, new, True)
+            self.A, self.C = old
+            self.solver_fwd_inc.set_operator(self.A)
+
+
+def test_jacobian_of_matrices_that_were_assembled_into_again_is_refused(models):
+    from tests import problems
+
+    pde = problems.plain(models["vector"]).problem
+    own = InPlace(pde.Vh, pde.varf_handler, pde.bc, pde.bc0)
+    model = hd.JacobianModel(own, models["vector"].prior, models["vector"].misfit)
+    a, b = (hd.data.draw_parameter(model.prior, 1, i) for i in (1, 2))
+    J = model.jacobian(a)
+    expected = J.mult_block(owned_values(a)[:, None])
+    np.testing.assert_array_equal(J.mult_block(owned_values(a)[:, None]), expected)  # solves leave it alive
+    other = model.jacobian(b)
+    with pytest.raises(InputError, match="was linearised at another point since"):
+        J.mult_block(owned_values(a)[:, None])
+    assert np.abs(other.mult_block(owned_values(a)[:, None]) - expected).max() > 0

@@ -389,3 +389,27 @@ def test_rows_of_single_observables(models, name):
         weights[i] = 1.0
         np.testing.assert_allclose(owned_values(model.vjp(m, weights)), dense[i], atol=1e-10 * np.abs(dense).max())
     assert model.vjp(m, np.zeros(len(dense))).norm("linf") == 0.0
+
+
+class UnlikeDegrees(problems.ImplicitEulerHeat):
+    """UFL gives both sides, their derivatives and the whole other degrees of quadrature."""
+
+    def __call__(self, u, u_old, m, p, t):
+        rate = (u - u_old) * p * self.inverse
+        return (rate + dl.exp(m) * dl.inner(dl.grad(u), dl.grad(p))) * dl.dx - dl.exp(m) * u_old**3 * p * dl.dx
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_jacobian_has_the_rules_of_the_march_where_the_parameter_is_rough(linear):
+    """hIPPYlib integrates both sides of a linear step by themselves, and a nonlinear one as a whole."""
+    problem, prior, misfit = problems.heat(hd.sample_communicator(), handler=UnlikeDegrees)
+    problem.is_fwd_linear = linear
+    for solver in ("relative_tolerance", "absolute_tolerance"):
+        problem.parameters["newton_solver"][solver] = 1e-12
+    model = hd.JacobianModel(problem, prior, misfit)
+    m, v = model.generate_vector(hp.PARAMETER), model.generate_vector(hp.PARAMETER)
+    rng = np.random.default_rng(0)
+    for vector, scale in ((m, 1.5), (v, 1.0)):
+        set_owned_values(vector, scale * rng.standard_normal(vector.local_size()))
+    found = hd.modeling.derivative_errors(model, m, v)["parameter"]
+    assert found.error < 1e-5

@@ -70,6 +70,24 @@ def test_jacobian_agrees_with_hippylib(pairs, name):
     assert relative(fast_J.to_dense(), J.to_dense()) < 1e-8
 
 
+@pytest.mark.parametrize(("i", "j", "k"), [(1, 1, 0), (2, 0, 1)])
+def test_third_variations_agree_with_hippylib(pairs, i, j, k):
+    plain, fast = pairs["vector"]
+    m = hd.data.draw_parameter(plain.prior, 3, 0)
+    point = [plain.solveState(m), m, plain.generate_vector(hp.ADJOINT)]
+    set_owned_values(point[hp.ADJOINT], np.sin(np.arange(point[hp.ADJOINT].local_size())))
+    found = []
+    for model in (plain, fast):
+        directions = [model.generate_vector(n) for n in (j, k)]
+        for direction in directions:
+            set_owned_values(direction, np.cos(np.arange(direction.local_size())))
+        out = model.generate_vector(i)
+        model.problem.apply_ijk(i, j, k, point, *directions, out)
+        found.append(owned_values(out))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-10 * np.abs(found[0]).max())
+    assert np.abs(found[0]).max() > 0
+
+
 @pytest.mark.parametrize("name", ["confusion", "vector"])
 def test_state_does_not_depend_on_the_guess(pairs, name):
     _, fast = pairs[name]

@@ -1,3 +1,4 @@
+import dolfin as dl
 import hippylib as hp
 import numpy as np
 import pytest
@@ -127,10 +128,19 @@ def test_risk_is_minimised_by_the_pde(control_model):
     assert ensemble.quantity(found.z).mean() < ensemble.quantity(np.zeros(3)).mean()
 
 
+def test_states_are_solved_again_once_the_problem_has_changed():
+    model = control_problems.build("bent", hd.sample_communicator())
+    quantity, z = hd.ouu.tracking(model.problem.Vh, control_problems.target()), np.array([0.7, -0.4, 0.9])
+    ensemble = hd.ouu.PDEEnsemble.draw(model, quantity, 2, seed=5)
+    before = ensemble.quantity(z)
+    model.problem.bc[0].set_value(dl.Constant(0.3))
+    after = ensemble.quantity(z)
+    np.testing.assert_allclose(after, hd.ouu.PDEEnsemble.draw(model, quantity, 2, seed=5).quantity(z), rtol=1e-8)
+    assert np.abs(after / before - 1.0).min() > 1e-2
+
+
 def test_quantities_have_their_closed_forms(control_model):
     """A linear state in a unit square: distance, flux and dissipation by hand."""
-    import dolfin as dl
-
     Vh = control_model.problem.Vh
     u = dl.interpolate(dl.Expression("2*x[0]", degree=1), Vh[hp.STATE]).vector()
     m = control_model.problem.generate_parameter()
