@@ -25,9 +25,9 @@ from petsc4py import PETSc
 import hippylib_dino as hd
 from applications import confusion, hyperelasticity
 from benchmarks.tables import plain_model, processor, table
-from hippylib_dino.data.dataset import SampleWriter
 from hippylib_dino.data.projection import Projector, linearized_covariance
 from hippylib_dino.data.solving import Solved
+from hippylib_dino.data.storing import SampleWriter
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
 from hippylib_dino.reduction import derivative_output_basis, kle_input_basis
 

@@ -7,42 +7,46 @@ One chunk holds one sample of one array; a sample counts once its status is writ
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from hippylib_dino.control import ControlDistribution, control_from_config
+from hippylib_dino.data import verification
+from hippylib_dino.data.integrity import (
+    CONTENT,
+    DIGEST,
+    DIGESTS,
+    IDENTITY,
+    METADATA,
+    array_digest,
+    read_document,
+)
+from hippylib_dino.data.layout import (
+    BASIS_ARRAYS,
+    DONE,
+    FAILED,
+    FORMAT,
+    FORMAT_VERSION,
+    FULL_ARRAYS,
+    PENDING,
+    SAMPLE_ARRAYS,
+    SCRATCH,
+)
 from hippylib_dino.data.plan import GIVEN, SPLITS, Plan
+from hippylib_dino.data.verification import REPAIR
 from hippylib_dino.errors import DatasetError, InputError, MisfitError
+from hippylib_dino.files import array_of
 from hippylib_dino.reduction.basis import Basis, joint_basis
 from hippylib_dino.reduction.ranks import Rank, rank_within
 
-FORMAT = "hippylib_dino dataset"
-FORMAT_VERSION = 2
-PENDING, DONE, FAILED = 0, 1, 2
-SAMPLE_ARRAYS = (
-    "x",
-    "y",
-    "reduced_jacobian",
-    "observable",
-    "observable_energy",
-    "observable_residual",
-    "jacobian_energy",
-    "control",
-    "control_jacobian_energy",
-)
-FULL_ARRAYS = ("m", "jacobian")
-BASIS_ARRAYS = ("decoder", "encoder", "shift", "eigenvalues")
-SCRATCH = "basis_samples"  # what the first pass keeps until there are bases and all samples are projected on them
-_REPAIR = "Restore the file, or solve such samples again with hd.generate(..., resume=True, repair=True)."
+_FAILURE_REMEDY = "Restore it; with hd.generate(..., resume=True, repair=True) a sample that failed is tried again."
+_ATTRIBUTES = ("format_version", "plan", "fingerprint", "has_bases", "finished", "observable", "work", "versions")
 
 
 @dataclass(frozen=True)
@@ -121,30 +125,23 @@ class Dataset:
         Raises
         ------
         DatasetError
-            If there is none at `path`, its metadata is damaged, or its format is newer than this package.
+            If there is none at `path`, its metadata is damaged or altered, its splits do not share its samples out
+            exactly, or its format is newer than this package.
         """
         path = Path(path)
         if not path.is_dir():
             raise DatasetError(f"path: no dataset directory at {str(path)!r}; run hd.generate(model, path, ...) first.")
+        _check_root(path)
         try:
             group = zarr.open_group(path, mode="r")
-            attributes = dict(group.attrs)
-            if attributes.get("format") == FORMAT:
-                [attributes[key] for key in ("format_version", "plan", "fingerprint", "has_bases")]
-        except (FileNotFoundError, KeyError, ValueError, json.JSONDecodeError) as error:
-            raise DatasetError(
-                f"path: {str(path)!r} holds no readable dataset (its zarr.json is missing or damaged: {error}). "
-                "Restore it from a backup or generate again into an empty directory."
-            ) from error
-        if attributes.get("format") != FORMAT:
-            raise DatasetError(f"path: {str(path)!r} is a Zarr group, but not a {FORMAT}.")
-        version = attributes["format_version"]
-        if version != FORMAT_VERSION:
-            remedy = "upgrade hippylib_dino" if version > FORMAT_VERSION else "generate again with this one"
-            raise DatasetError(
-                f"path: {str(path)!r} has format version {version}, this package reads {FORMAT_VERSION}; {remedy}."
-            )
+        except Exception as error:  # zarr raises whatever its parsers raise
+            raise _unreadable(path, error) from error
         return cls(group, path)
+
+    @property
+    def identity(self) -> str | None:
+        """What enters the digests of this dataset; None of one that an earlier version made, which has no digests."""
+        return self.attributes.get(IDENTITY)
 
     # ---- samples -------------------------------------------------------------------------
 
@@ -175,6 +172,11 @@ class Dataset:
         return (*(name for name in SAMPLE_ARRAYS if name not in without), *full)
 
     def _read(self, name: str, index: np.ndarray) -> np.ndarray:
+        """Rows `index` of an array, in the ranks of this view."""
+        values = self._rows(name, index)
+        return values if self._ranks is None else self._truncated(name, values, index)
+
+    def _rows(self, name: str, index: np.ndarray) -> np.ndarray:
         """Rows `index` of an array; damaged or missing chunks are an error that names sample and array."""
         if name not in self._group and not self.has_bases:  # its shape is not known yet
             raise DatasetError(
@@ -189,9 +191,9 @@ class Dataset:
         if not finite.all():
             raise DatasetError(
                 f"{self.path}: sample {index[~finite][0]} of array {name!r} is missing or not finite although it "
-                f"counts as done. {_REPAIR}"
+                f"counts as done. {REPAIR}"
             )
-        return values if self._ranks is None else self._truncated(name, values, index)
+        return values
 
     def _truncated(self, name: str, values: np.ndarray, index: np.ndarray) -> np.ndarray:
         inputs, outputs = self._ranks or (0, 0)
@@ -240,7 +242,7 @@ class Dataset:
             try:
                 self._array(name)[int(i)]
             except Exception as first:  # noqa: BLE001  as above
-                return f"{self.path}: sample {int(i)} of array {name!r} is damaged ({first}). {_REPAIR}"
+                return f"{self.path}: sample {int(i)} of array {name!r} is damaged ({first}). {REPAIR}"
         return f"{self.path}: array {name!r} could not be read: {error}"
 
     @property
@@ -251,7 +253,7 @@ class Dataset:
             try:
                 status = self._array("status")[:n]
             except Exception as error:
-                raise DatasetError(f"{self.path}: the array 'status' is damaged ({error}). {_REPAIR}") from error
+                raise DatasetError(f"{self.path}: the array 'status' is damaged ({error}). {REPAIR}") from error
             if self.attributes["finished"] != n:  # may still change
                 return status
             self._status = status  # a chunk a sample: slow to read
@@ -261,6 +263,11 @@ class Dataset:
     def has_bases(self) -> bool:
         """Whether the first pass has ended with both bases."""
         return bool(self.attributes["has_bases"])
+
+    @property
+    def basis_names(self) -> tuple[str, ...]:
+        """Of the bases that it has, or is to have."""
+        return ("input", "output") if self.control is None else ("input", "output", "control")
 
     @property
     def weight_covariance(self) -> np.ndarray:
@@ -447,7 +454,7 @@ class Dataset:
     def stored_basis(self, name: str) -> Basis:
         """A basis that is on disk, though the other may not be yet."""
         arrays = {key: self._whole(f"bases/{name}/{key}") for key in BASIS_ARRAYS}
-        attributes = self._group[f"bases/{name}"].attrs
+        attributes = read_document(self.path / f"bases/{name}" / METADATA, self.identity, f"bases/{name}")["attributes"]
         if self._ranks is not None:
             ranks = {"input": self._ranks[0], "output": self._ranks[1]}
             arrays.update({key: arrays[key][:, : ranks.get(name)] for key in ("decoder", "encoder")})
@@ -465,13 +472,19 @@ class Dataset:
     def _whole(self, name: str) -> np.ndarray:
         """An array that is one chunk; damage is an error that names it."""
         try:
-            values = self._array(name)[...]
+            array = self._array(name)
+            values = array[...]
         except Exception as error:  # as in _read
             raise DatasetError(
                 f"{self.path}: the array {name!r} is damaged ({error!r}). Restore it from a backup."
             ) from error
         if not np.isfinite(values).all():
             raise DatasetError(f"{self.path}: the array {name!r} is missing or damaged. Restore it from a backup.")
+        if self.identity and array.attrs.get(CONTENT) != array_digest(self.identity, name, values):
+            raise DatasetError(
+                f"{self.path}: the array {name!r} is not what was written: it is another dataset's, or of another "
+                "place. Restore it from a backup."
+            )
         return values
 
     @property
@@ -496,19 +509,55 @@ class Dataset:
         """Of the problem that generated it; see `hippylib_dino.modeling.fingerprint`."""
         return self.attributes["fingerprint"]
 
-    def _failure_files(self) -> list[dict]:
-        return [json.loads(f.read_text()) for f in sorted((self.path / "failures").glob("sample-*.json"))]
+    def failure_records(self) -> list[dict]:
+        """What is said of samples whose solve failed, also of those that a retry solved.
+
+        Raises
+        ------
+        DatasetError
+            If a file that says it is damaged.
+        """
+        return [self._failure(name) for name in self._files("failures", "sample-")]
+
+    def failure(self, index: int) -> dict | None:
+        """What is said of the failed solve of a sample; None if nothing is.
+
+        Raises
+        ------
+        DatasetError
+            If the file that says it is damaged.
+        """
+        name = f"sample-{index:08d}.json"
+        return self._failure(name) if (self.path / "failures" / name).exists() else None
+
+    def _files(self, folder: str, prefix: str) -> list[str]:
+        try:
+            names = os.listdir(self.path / folder)
+        except OSError as error:
+            raise DatasetError(
+                f"{self.path}: the folder {folder!r} is damaged ({error}). Restore it from a backup."
+            ) from error
+        ours = [name for name in names if name.startswith(prefix) and name.endswith(".json")]
+        return sorted(name for name in ours if name != METADATA)
+
+    def _failure(self, name: str) -> dict:
+        place = f"failures/{name}"
+        record = read_document(self.path / place, self.identity, place, remedy=_FAILURE_REMEDY)
+        index = record.get("index")
+        if not isinstance(index, int) or name != f"sample-{index:08d}.json" or "reason" not in record:
+            raise DatasetError(f"{self.path}: {place} is damaged: it does not tell of that sample. {_FAILURE_REMEDY}")
+        return record
 
     @property
     def failures(self) -> list[dict]:
         """Samples without a solution: "index", "seed", "reason", and "retried" where a second way failed as well."""
-        status = self.status
-        return [r for r in self._failure_files() if "solved by" not in r and status[r["index"]] != DONE]
+        unsolved, status = [r for r in self.failure_records() if "solved by" not in r], self.status
+        return [r for r in unsolved if r["index"] < len(status) and status[r["index"]] != DONE]
 
     @property
     def rescued(self) -> list[dict]:
         """Samples whose first solve failed and a retry did not: "index", "seed", "reason", "solved by"."""
-        return [record for record in self._failure_files() if "solved by" in record]
+        return [record for record in self.failure_records() if "solved by" in record]
 
     def failed_parameter(self, index: int) -> np.ndarray:
         """Parameter (dM,) of a failed sample, canonical dof order, to replay the solve.
@@ -517,73 +566,64 @@ class Dataset:
         ------
         InputError
             If sample `index` has not failed.
+        DatasetError
+            If the parameter, or what is said of the failure, is damaged.
         """
-        file = self.path / "failures" / f"sample-{index:08d}.npy"
-        if not file.exists():
+        place = f"failures/sample-{index:08d}.npy"
+        file, record = self.path / place, self.failure(index)
+        if record is None:
             failed = [record["index"] for record in self.failures]
             raise InputError(f"index: sample {index} of {self.path} has not failed; failed are {failed}.")
-        return np.load(file)
+        try:
+            values = array_of(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{file} is missing or damaged ({error}). {_FAILURE_REMEDY}") from error
+        if self.identity and record.get(CONTENT) != array_digest(self.identity, place, values):
+            raise DatasetError(f"{file} is not what was written. {_FAILURE_REMEDY}")
+        return values
 
     @property
     def runs(self) -> list[dict]:
-        """The runs that wrote this dataset: start, ranks, samples solved, seconds."""
-        return [json.loads(f.read_text()) for f in sorted((self.path / "runs").glob("[0-9]*.json"))]
+        """The runs that wrote this dataset: start, ranks, samples solved, seconds.
+
+        Raises
+        ------
+        DatasetError
+            If a file that tells of one is damaged.
+        """
+        remedy = "It only tells how fast a run was: remove it."
+        names = self._files("runs", "")
+        return [read_document(self.path / "runs" / n, self.identity, f"runs/{n}", remedy=remedy) for n in names]
 
     # ---- integrity -----------------------------------------------------------------------
 
+    def check_metadata(self) -> None:
+        """Raise `DatasetError`, naming the file, unless the metadata of all arrays and groups are what was written."""
+        verification.check_documents(self)
+
     def damaged(self) -> dict[int, str]:
-        """Samples that cannot be read whole, with the reason; reads everything once.
+        """Samples that cannot be read whole or are not what was written, with the reason; reads everything once.
 
         ``hd.generate(..., resume=True, repair=True)`` solves these again, and only these.
 
         Raises
         ------
         DatasetError
-            If a basis is damaged, which no sample can be projected on again, or a parameter that was given.
+            If metadata are damaged, or a basis, which no sample can be projected on again, or a parameter that was
+            given.
         """
-        for name in ("input", "output") if self.control is None else ("input", "output", "control"):
-            self.basis(name)
-        self._whole("bases/noise_covariance")
-        for i in self.given:
-            self.given_parameter(i)
-        found: dict[int, str] = {}
-        for i in range(self.plan.n_total):
-            try:
-                status = int(self._array("status")[i])
-            except Exception as error:  # noqa: BLE001  as in _read
-                found[i] = f"{self.path}: sample {i} of array 'status' is damaged ({error}). {_REPAIR}"
-                continue
-            if status == PENDING and i < self.attributes["finished"]:
-                found[i] = f"{self.path}: sample {i} of array 'status' is missing, which was there once. {_REPAIR}"
-            elif status == DONE:
-                try:
-                    for name in self._checked_arrays():
-                        self._read(name, np.array([i]))
-                except DatasetError as error:
-                    found[i] = str(error)
-        return found
+        self.check_metadata()
+        return verification.damaged_samples(self)
 
     def damaged_basis_samples(self) -> list[int]:
-        """Basis samples that the first pass stored and that cannot be read whole any more."""
-        if SCRATCH not in self._group:
-            return []
-        scratch, found = self._group[SCRATCH], []
-        rows_of = ("rows", "rows_energy", "control_rows")
-        first = ("m", "control", "observable", "covariance", "jacobian", "control_jacobian")
-        names = [name for name in (*first, *rows_of) if name in scratch]
-        for i in range(self.plan.n_basis_samples):
-            try:
-                if scratch["status"][i] == DONE:
-                    whole = all(np.isfinite(scratch[name][i]).all() for name in names if "rows" not in name)
-                    rows = not ("rows" in names and i < scratch["rows"].shape[0] and scratch["rows_status"][i] == DONE)
-                    rows = rows or all(np.isfinite(scratch[name][i]).all() for name in names if "rows" in name)
-                    found += [] if whole and rows else [i]
-            except Exception:  # noqa: BLE001  as in _read
-                found.append(i)
-        return found
+        """Basis samples that the first pass stored and that cannot be read whole any more, or are not what was."""
+        return verification.damaged_basis_samples(self)
 
     def verify(self) -> int:
-        """Read everything once; checksums and completeness.
+        """Read everything once: checksums, completeness, and that all is what this dataset wrote, in its place.
+
+        Warns where the dataset was made by an earlier version, which kept no digests: then a sample is compared with
+        what else is stored of it, and what was exchanged as a whole passes.
 
         Returns
         -------
@@ -600,6 +640,14 @@ class Dataset:
             first = next(iter(found.values()))
             others = f" In all {len(found)} samples are damaged: {sorted(found)}." if len(found) > 1 else ""
             raise DatasetError(first + others)
+        lost = self.damaged_basis_samples()
+        if lost:
+            raise DatasetError(
+                f"{self.path}: samples {lost} of {SCRATCH!r}, which the bases need, are damaged. {REPAIR}"
+            )
+        verification.check_records(self)
+        if self.identity is None:
+            warnings.warn(verification.WITHOUT_DIGESTS.format(self.path), stacklevel=2)
         return len(self._done())
 
     def __repr__(self) -> str:
@@ -610,68 +658,36 @@ class Dataset:
         )
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside, then move it into place: whoever reads sees the old one or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as stream:
-        write(stream)
-    os.replace(partial, path)
-
-
-class SampleWriter:
-    """Writes samples into the arrays of a group, which are looked up once.
-
-    Parameters
-    ----------
-    group : zarr.Group
-    """
-
-    def __init__(self, group: zarr.Group):
-        self._group = group
-        self._arrays: dict[str, zarr.Array] = {}
-
-    def write(self, index: int, record: dict[str, np.ndarray]) -> None:
-        """Store arrays of one sample; its status is written by whoever calls, after this."""
-        for name, values in record.items():
-            if name not in self._arrays:
-                self._arrays[name] = self._group[name]
-            array = self._arrays[name]
-            if np.shape(values) != array.shape[1:]:  # Zarr would cut it off
-                raise DatasetError(f"array {name!r}: expected shape {array.shape[1:]}, got {np.shape(values)}.")
-            array[index] = values
-
-
-def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dims: tuple[str, ...], dtype="f8") -> zarr.Array:
-    """A checksummed array of which one sample is one chunk; unwritten floats read as NaN."""
-    return group.create_array(
-        name,
-        shape=shape,
-        chunks=(1, *shape[1:]),
-        dtype=dtype,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        fill_value=0 if dtype == "u1" else np.nan,
-        dimension_names=dims,
-        overwrite=True,
+def _unreadable(path: Path, reason: object) -> DatasetError:
+    return DatasetError(
+        f"path: {str(path)!r} holds no readable dataset (its zarr.json is missing or damaged: {reason}). "
+        "Restore it from a backup or generate again into an empty directory."
     )
 
 
-def create_whole_array(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    """A checksummed array in one chunk."""
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=values.shape,
-        dtype="f8",
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        fill_value=np.nan,
-    )
-    array[...] = values
-
-
-def write_basis(group: zarr.Group, name: str, basis: Basis) -> None:
-    """Store a basis under ``bases/name``."""
-    target = group.create_group(f"bases/{name}", overwrite=True)
-    for key in BASIS_ARRAYS:
-        create_whole_array(target, key, getattr(basis, key))
-    about = {"kind": basis.kind, "inner_product": basis.inner_product, "total_energy": basis.total_energy}
-    target.attrs.update(about)
+def _check_root(path: Path) -> None:
+    """Raise `DatasetError` unless the attributes at `path` are those of a dataset, as they were written."""
+    try:
+        document = read_document(path / METADATA, None, "")
+    except DatasetError as error:
+        raise _unreadable(path, error) from error
+    attributes = document.get("attributes")
+    if not isinstance(attributes, dict):
+        raise _unreadable(path, "it has no attributes")
+    if attributes.get("format") != FORMAT:
+        raise DatasetError(f"path: {str(path)!r} is a Zarr group, but not a {FORMAT}.")
+    version = attributes.get("format_version")
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        remedy = "upgrade hippylib_dino" if version > FORMAT_VERSION else "generate again with this one"
+        raise DatasetError(
+            f"path: {str(path)!r} has format version {version}, this package reads {FORMAT_VERSION}; {remedy}."
+        )
+    if any(key in attributes for key in (IDENTITY, DIGEST, DIGESTS)):
+        read_document(path / METADATA, str(attributes.get(IDENTITY)), "")
+    lost = [key for key in _ATTRIBUTES if key not in attributes]
+    if lost:
+        raise _unreadable(path, f"it lacks {lost}")
+    try:
+        Plan.from_attributes(attributes["plan"])
+    except DatasetError as error:
+        raise _unreadable(path, error) from error

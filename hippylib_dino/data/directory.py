@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
 import time
+import uuid
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,27 +15,45 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from hippylib_dino.data.dataset import (
+from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.data.integrity import (
+    CONTENT,
+    DIGESTS,
+    IDENTITY,
+    METADATA,
+    array_digest,
+    read_document,
+    write_document,
+)
+from hippylib_dino.data.layout import (
     FORMAT,
     FORMAT_VERSION,
     FULL_ARRAYS,
+    LATENT_ARRAYS,
     PENDING,
+    ROWS,
     SAMPLE_ARRAYS,
     SCRATCH,
-    Dataset,
-    create_array,
-    create_whole_array,
-    write_file,
+    WORK,
 )
 from hippylib_dino.data.lock import NAME as LOCK_NAME
 from hippylib_dino.data.lock import DirectoryLock
 from hippylib_dino.data.plan import BASIS_CHOICES, GIVEN, Plan
+from hippylib_dino.data.storing import (
+    create_array,
+    create_group,
+    create_whole_array,
+    create_written_array,
+    resize,
+    update_attributes,
+)
 from hippylib_dino.errors import DatasetError
+from hippylib_dino.files import write_file
 from hippylib_dino.modeling.fingerprint import check_fingerprint
 
 PARTIAL, REMOVING = ".partial", ".removing"
+Row = tuple[tuple[str, int], ...]  # of an array with a row for each sample: dimensions by name
 MOST_ROWS = 128  # samples whose rows (Φ⁺)ᵀ J make the input basis of a whole state: each is as large as rQ states
-WORK = ("seconds", "newton_iterations")
 # what `create` puts into a directory, besides its zarr.json
 LAYOUT = (*SAMPLE_ARRAYS, *FULL_ARRAYS, "work", "status", SCRATCH, "bases", "failures", "runs")
 
@@ -82,6 +100,7 @@ class DatasetDirectory:
             raise DatasetError(f"path: {str(path)!r} is a file; choose a directory.")
         if not (path / LOCK_NAME).exists():
             self._refuse_what_is_not_ours()  # before anything in it is touched
+        self._refuse_links()
         path.mkdir(parents=True, exist_ok=True)
         self._lock = DirectoryLock(path)
         try:
@@ -93,14 +112,26 @@ class DatasetDirectory:
 
     def exists(self) -> bool:
         """Whether a dataset is there; its metadata arrive last."""
-        return (self.path / "zarr.json").exists()
+        return (self.path / METADATA).exists()
 
     def _refuse_what_is_not_ours(self) -> None:
         if self.exists() or not self.path.exists():
             return
         ours = {LOCK_NAME, PARTIAL, *(LAYOUT if (self.path / PARTIAL).exists() else ())}
         if any(entry.name not in ours for entry in self.path.iterdir()):
-            raise DatasetError(f"path: {str(self.path)!r} is not empty and holds no dataset; choose another directory.")
+            lost = " If it held one, restore its zarr.json." if (self.path / "bases").exists() else ""
+            raise DatasetError(
+                f"path: {str(self.path)!r} is not empty and holds no dataset; choose another directory.{lost}"
+            )
+
+    def _refuse_links(self) -> None:
+        """A link at one of our names would lead what is written, or removed, somewhere else."""
+        for name in (LOCK_NAME, PARTIAL, REMOVING):
+            if (self.path / name).is_symlink():
+                raise DatasetError(
+                    f"path: {str(self.path / name)!r} is a symbolic link, which a run would write through. Replace it "
+                    "by what it links to, or choose another directory."
+                )
 
     def _clean(self) -> None:
         """Remove what a run that was killed left; the mark of an unfinished creation goes last."""
@@ -119,48 +150,49 @@ class DatasetDirectory:
 
     def create(self, plan: Plan, mark: dict, weights: np.ndarray, dims: Dims, *, weights_are_noise: bool) -> None:
         """Make the whole tree in a corner, then move it into place: a killed run leaves nothing half made."""
-        plan = plan.with_segments()
-        root = zarr.open_group(self.path / PARTIAL, mode="w")
+        try:
+            self._make(
+                self.path / PARTIAL, plan.with_segments(), mark, weights, dims, weights_are_noise=weights_are_noise
+            )
+            entries = sorted((self.path / PARTIAL).iterdir(), key=lambda entry: entry.name == METADATA)
+            for entry in entries:
+                os.replace(entry, self.path / entry.name)
+            (self.path / PARTIAL).rmdir()
+        except Exception:  # a full disk, for one
+            self._clean()
+            raise
+
+    def _make(
+        self, path: Path, plan: Plan, mark: dict, weights: np.ndarray, dims: Dims, *, weights_are_noise: bool
+    ) -> None:
+        identity = uuid.uuid4().hex
+        root = zarr.open_group(path, mode="w", attributes={IDENTITY: identity})
         make_latent_arrays(root, plan)
-        n = plan.n_total
-        for name in ("observable_energy", "jacobian_energy"):
-            create_array(root, name, (n,), ("sample",))
-        if dims.control:
-            create_array(root, "control", (n, dims.control), ("sample", "control"))
-            create_array(root, "control_jacobian_energy", (n,), ("sample",))
-        create_array(root, "work", (n, len(WORK)), ("sample", "work"))
-        create_array(root, "status", (n,), ("sample",), dtype="u1")
-        if dims.whole_state:
-            create_array(root, "observable_residual", (n,), ("sample",))
-        else:
-            create_array(root, "observable", (n, dims.observable), ("sample", "observable_index"))
-        if plan.store_full or plan.store_parameters:
-            create_array(root, "m", (n, dims.parameter), ("sample", "parameter"))
-        if plan.store_full:
-            create_array(root, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
-        _create_scratch(root.create_group(SCRATCH), plan, dims)
-        create_whole_array(root.create_group("bases"), "noise_covariance", weights)
-        root.create_group("failures")
-        root.create_group("runs")
+        arrays = _sample_arrays(plan, dims)
+        for name, dimensions in arrays.items():
+            shape = tuple(size for _, size in dimensions)
+            create_array(root, name, (plan.n_total, *shape), ("sample", *(what for what, _ in dimensions)))
+        digests = [*LATENT_ARRAYS, *arrays]
+        _create_work(root, plan.n_total, digests)
+        _create_scratch(root, identity, plan, dims)
+        for name in ("bases", "failures", "runs"):
+            create_group(root, name)
+        create_whole_array(root, "bases/noise_covariance", weights)
         versions = {name: metadata.version(name) for name in ("hippylib", "numpy", "zarr", "mpi4py")}
-        root.attrs.update(
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "plan": plan.to_attributes(),
-                "observable": "state" if dims.whole_state else "data",
-                "weights_are_noise": weights_are_noise,
-                "has_bases": False,
-                "finished": 0,
-                "fingerprint": mark,
-                "versions": {**versions, "python": sys.version.split()[0]},
-                "work": list(WORK),
-            }
-        )
-        entries = sorted((self.path / PARTIAL).iterdir(), key=lambda entry: entry.name == "zarr.json")
-        for entry in entries:
-            os.replace(entry, self.path / entry.name)
-        (self.path / PARTIAL).rmdir()
+        attributes = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "plan": plan.to_attributes(),
+            "observable": "state" if dims.whole_state else "data",
+            "weights_are_noise": weights_are_noise,
+            "has_bases": False,
+            "finished": 0,
+            "fingerprint": mark,
+            "versions": {**versions, "python": sys.version.split()[0]},
+            "work": list(WORK),
+            DIGESTS: digests,
+        }
+        update_attributes(root, **attributes)
 
     # ---- a dataset that is there ---------------------------------------------------------
 
@@ -176,6 +208,7 @@ class DatasetDirectory:
         """
         what = f"the dataset in {str(self.path)!r}"
         found = Dataset.open(self.path)
+        found.check_metadata()
         check_fingerprint(found.fingerprint, mark, f"path: {what}")
         if not resume:
             raise DatasetError(
@@ -200,7 +233,7 @@ class DatasetDirectory:
         if not found.has_bases:
             kept = replace(stored, **{name: getattr(plan, name) for name in BASIS_CHOICES})
             if kept != stored:
-                root.attrs["plan"] = kept.to_attributes()
+                update_attributes(root, plan=kept.to_attributes())
                 stored = kept
             make_latent_arrays(root, stored)
         wanted = plan.appended_to(stored, what)
@@ -210,9 +243,9 @@ class DatasetDirectory:
         """Make room for the samples of a plan, then let it be the dataset's."""
         for name in Dataset(root, self.path).sample_arrays:
             if root[name].shape[0] < wanted.n_total:
-                root[name].resize((wanted.n_total, *root[name].shape[1:]))
-        if wanted != Plan.from_attributes(dict(root.attrs["plan"])):
-            root.attrs["plan"] = wanted.to_attributes()
+                resize(root, name, wanted.n_total)
+        if wanted != Plan.from_attributes(dict(zarr.open_group(self.path, mode="r").attrs["plan"])):
+            update_attributes(root, plan=wanted.to_attributes())
 
     def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:
         """Plan training samples with given parameters (k, dM); a batch that is there already is not added again.
@@ -225,11 +258,11 @@ class DatasetDirectory:
             if known == origins and np.array_equal([found.given_parameter(i) for i in batch], parameters):
                 return
         root = zarr.open_group(self.path, mode="r+")
-        batch = root.require_group(GIVEN).create_group(f"{found.plan.n_total:08d}", overwrite=True)
-        create_array(batch, "m", parameters.shape, ("sample", "parameter"))
-        for i, parameter in enumerate(parameters):
-            batch["m"][i] = parameter
-        batch.attrs["origins"] = origins
+        if GIVEN not in root:
+            create_group(root, GIVEN)
+        folder = f"{GIVEN}/{found.plan.n_total:08d}"
+        create_group(root, folder, {"origins": origins})
+        create_written_array(root, f"{folder}/m", parameters, ("sample", "parameter"), (1, parameters.shape[1]))
         self._extend(root, found.plan.with_given(len(parameters)))
 
     def forget(self, index: list[int]) -> None:
@@ -241,11 +274,18 @@ class DatasetDirectory:
             self._forget_basis_samples(root, [i for i in index if i < root[SCRATCH]["status"].shape[0]])
 
     def repair(self) -> None:
-        """Let samples that cannot be read count as pending again."""
+        """Let samples that cannot be read, or are not what was written, count as pending again.
+
+        Raises
+        ------
+        DatasetError
+            If anything is damaged that no solve brings back; then nothing is changed.
+        """
         found = Dataset.open(self.path)
-        if found.has_bases:
-            self.forget(list(found.damaged()))
-        self._forget_basis_samples(zarr.open_group(self.path, mode="r+"), found.damaged_basis_samples())
+        samples = list(found.damaged()) if found.has_bases else []
+        basis_samples = found.damaged_basis_samples()
+        self.forget(samples)
+        self._forget_basis_samples(zarr.open_group(self.path, mode="r+"), basis_samples)
 
     def _forget_basis_samples(self, root: zarr.Group, index: list[int]) -> None:
         """With bases, a sample that the first pass stored is solved again in the second one, if it is needed."""
@@ -261,7 +301,7 @@ class DatasetDirectory:
         if (self.path / SCRATCH).exists():
             os.replace(self.path / SCRATCH, self.path / REMOVING)
         root = zarr.open_group(self.path, mode="r+")
-        root.attrs["finished"] = Plan.from_attributes(dict(root.attrs["plan"])).n_total
+        update_attributes(root, finished=Plan.from_attributes(dict(root.attrs["plan"])).n_total)
         shutil.rmtree(self.path / REMOVING, ignore_errors=True)  # else at the next run
 
 
@@ -281,24 +321,51 @@ def make_latent_arrays(root: zarr.Group, plan: Plan) -> None:
             create_array(root, name, (plan.n_total, *shape), ("sample", *dimensions))
 
 
-def _create_scratch(scratch: zarr.Group, plan: Plan, dims: Dims) -> None:
+def _sample_arrays(plan: Plan, dims: Dims) -> dict[str, Row]:
+    """Names of arrays with a row for each sample, whose shapes do not follow the ranks: named dimensions of a row."""
+    arrays: dict[str, Row] = {"observable_energy": (), "jacobian_energy": ()}
+    if dims.control:
+        arrays |= {"control": (("control", dims.control),), "control_jacobian_energy": ()}
+    if dims.whole_state:
+        arrays["observable_residual"] = ()
+    else:
+        arrays["observable"] = (("observable_index", dims.observable),)
+    if plan.store_full or plan.store_parameters:
+        arrays["m"] = (("parameter", dims.parameter),)
+    if plan.store_full:
+        arrays["jacobian"] = (("observable", dims.observable), ("parameter", dims.parameter))
+    return arrays
+
+
+def _create_work(group: zarr.Group, n: int, digests: list[str]) -> None:
+    """What samples cost, with the digests of their arrays in the same file; and their status."""
+    create_array(group, "work", (n, len(WORK) + len(digests) + 1), ("sample", "work"))
+    create_array(group, "status", (n,), ("sample",), dtype="u1")
+
+
+def _create_scratch(root: zarr.Group, identity: str, plan: Plan, dims: Dims) -> None:
     """What the first pass keeps until there are bases."""
     n = plan.n_basis_samples
-    create_array(scratch, "m", (n, dims.parameter), ("sample", "parameter"))
-    create_array(scratch, "observable", (n, dims.observable), ("sample", "observable_index"))
-    create_array(scratch, "work", (n, len(WORK)), ("sample", "work"))
+    arrays: dict[str, Row] = {
+        "m": (("parameter", dims.parameter),),
+        "observable": (("observable_index", dims.observable),),
+    }
     if dims.state:
-        create_array(scratch, "state", (n, dims.state), ("sample", "state"))
-    create_array(scratch, "status", (n,), ("sample",), dtype="u1")
+        arrays["state"] = (("state", dims.state),)
     if dims.control:
-        create_array(scratch, "control", (n, dims.control), ("sample", "control"))
+        arrays["control"] = (("control", dims.control),)
         if not dims.whole_state:
-            create_array(
-                scratch, "control_jacobian", (n, dims.observable, dims.control), ("sample", "observable", "control")
-            )
+            arrays["control_jacobian"] = (("observable", dims.observable), ("control", dims.control))
     if not dims.whole_state:
-        create_array(scratch, "covariance", (n, dims.observable, dims.observable), ("sample", "row", "column"))
-        create_array(scratch, "jacobian", (n, dims.observable, dims.parameter), ("sample", "observable", "parameter"))
+        arrays["covariance"] = (("row", dims.observable), ("column", dims.observable))
+        arrays["jacobian"] = (("observable", dims.observable), ("parameter", dims.parameter))
+    digests = [*arrays, *(ROWS if dims.whole_state else ())]
+    create_group(root, SCRATCH, {IDENTITY: identity, DIGESTS: digests})
+    scratch = root[SCRATCH]
+    for name, dimensions in arrays.items():
+        shape = tuple(size for _, size in dimensions)
+        create_array(scratch, name, (n, *shape), ("sample", *(what for what, _ in dimensions)))
+    _create_work(scratch, n, digests)
 
 
 def create_rows(scratch: zarr.Group, plan: Plan, n_parameters: int) -> None:
@@ -324,7 +391,8 @@ class FailureLog:
     """
 
     def __init__(self, path: Path, seed: int):
-        self._folder, self._seed = path / "failures", seed
+        self._path, self._seed = path, seed
+        self._identity = Dataset.open(path).identity
 
     def record(
         self, index: int, reason: str, parameter: np.ndarray, retry: str | None, *, control: np.ndarray | None = None
@@ -341,28 +409,47 @@ class FailureLog:
             What was tried a second time, in vain.
         control : (dZ,) array, optional
         """
-        file = self._folder / f"sample-{index:08d}.json"
-        known = (
-            json.loads(file.read_text()) if file.exists() else {"index": index, "seed": self._seed, "reason": reason}
-        )
+        known = self._known(index) or {"index": index, "seed": self._seed, "reason": reason}
         if retry is not None:
             known["retried"] = retry
         if control is not None:
             known["control"] = control.tolist()
-        write_file(self._folder / f"sample-{index:08d}.npy", lambda stream: np.save(stream, parameter))
-        write_file(file, lambda stream: stream.write(json.dumps(known).encode()))
+        file = self._path / _failure(index, "npy")
+        write_file(file, lambda stream: np.save(stream, parameter))
+        self._write(index, known)
+
+    def _known(self, index: int) -> dict | None:
+        """What is said of a sample that is being solved anew; None if nothing is, or if it is damaged."""
+        place = _failure(index, "json")
+        if not (self._path / place).exists():
+            return None
+        try:
+            return read_document(self._path / place, self._identity, place)
+        except DatasetError:
+            return None
+
+    def _write(self, index: int, content: dict) -> None:
+        parameter = self._path / _failure(index, "npy")
+        if self._identity is not None and parameter.exists():
+            content[CONTENT] = array_digest(self._identity, _failure(index, "npy"), np.load(parameter))
+        place = _failure(index, "json")
+        write_document(self._path / place, content, self._identity, place)
 
     def solved(self, index: int) -> None:
         """A sample is solved after all: what was said of its failure goes, unless a retry solved it."""
-        file = self._folder / f"sample-{index:08d}.json"
-        if file.exists() and "solved by" not in json.loads(file.read_text()):
+        file = self._path / _failure(index, "json")
+        if file.exists() and "solved by" not in (self._known(index) or {}):
             file.unlink()
-            (self._folder / f"sample-{index:08d}.npy").unlink(missing_ok=True)
+            (self._path / _failure(index, "npy")).unlink(missing_ok=True)
 
     def rescued(self, index: int, reason: str, retry: str) -> None:
         """A sample that failed and was solved by `retry`."""
-        content = {"index": index, "seed": self._seed, "reason": reason, "solved by": retry}
-        write_file(self._folder / f"sample-{index:08d}.json", lambda stream: stream.write(json.dumps(content).encode()))
+        self._write(index, {"index": index, "seed": self._seed, "reason": reason, "solved by": retry})
+
+
+def _failure(index: int, kind: str) -> str:
+    """Place of what is kept of a failed sample, "json" or "npy"."""
+    return f"failures/sample-{index:08d}.{kind}"
 
 
 class RunLog:
@@ -379,7 +466,8 @@ class RunLog:
     INTERVAL = 5.0
 
     def __init__(self, path: Path, about: dict):
-        self._file = path / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
+        self._path, self._identity = path, Dataset.open(path).identity
+        self._place = f"runs/{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.json"
         self._content: dict = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), **about}
         self._begun: dict[str, float] = {}
         self._written = 0.0
@@ -391,4 +479,4 @@ class RunLog:
         if now or time.time() - self._written > self.INTERVAL:
             self._written = time.time()
             with contextlib.suppress(OSError):  # statistics end no run
-                write_file(self._file, lambda stream: stream.write(json.dumps(self._content).encode()))
+                write_document(self._path / self._place, self._content, self._identity, self._place)

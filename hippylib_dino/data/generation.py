@@ -16,15 +16,17 @@ from tqdm import tqdm
 from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.agreement import Probe, check_agreement, describe, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
-from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
+from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.derivative import DERIVATIVE_CHECK, check_derivative
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
+from hippylib_dino.data.layout import DONE, FAILED, PENDING, SCRATCH
 from hippylib_dino.data.plan import Plan
 from hippylib_dino.data.projection import Projector, linearized_covariance, owned_rows, whole_rows
 from hippylib_dino.data.sensors import check_sensors
 from hippylib_dino.data.solving import SampleSolver, Solved, SolvedControl
+from hippylib_dino.data.storing import SampleWriter, update_attributes, write_basis
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import DatasetError, GenerationError, InputError, RankError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
@@ -429,7 +431,7 @@ class _Run:
         found = self.derivative_check
         if found is None:
             found = check_derivative(self.model, self.plan.seed, self.ranks)
-        self.ranks.on_first(lambda: self.root.attrs.update({DERIVATIVE_CHECK: found}))
+        self.ranks.on_first(lambda: update_attributes(self.root, **{DERIVATIVE_CHECK: found}))
 
     def add_given(self, parameters: np.ndarray, origins: list[str]) -> None:
         """Plan samples with given parameters."""
@@ -570,7 +572,7 @@ class _Run:
         basis = build_output_basis(self.model, self.plan, self.root[SCRATCH], self._basis_samples())
         if self.ranks.writes:
             write_basis(self.root, "output", basis)
-            self.root.attrs["plan"] = replace(self.plan, output_rank=basis.rank).to_attributes()
+            update_attributes(self.root, plan=replace(self.plan, output_rank=basis.rank).to_attributes())
 
     def _create_rows(self) -> None:
         if self.ranks.writes:
@@ -600,7 +602,7 @@ class _Run:
         basis = build_control_basis(self.model, controls, self.plan, self.root[SCRATCH], done)
         if self.ranks.writes:
             write_basis(self.root, "control", basis)
-            self.root.attrs["plan"] = replace(self.plan, control_rank=basis.rank).to_attributes()
+            update_attributes(self.root, plan=replace(self.plan, control_rank=basis.rank).to_attributes())
 
     def _build_input_basis(self) -> None:
         plan = self.plan
@@ -613,7 +615,7 @@ class _Run:
             write_basis(self.root, "input", basis)
             plan = replace(plan, input_rank=basis.rank)
             make_latent_arrays(self.root, plan)
-            self.root.attrs.update({"plan": plan.to_attributes(), "has_bases": True})
+            update_attributes(self.root, plan=plan.to_attributes(), has_bases=True)
 
     # ---- second pass: all samples --------------------------------------------------------
 
@@ -665,7 +667,7 @@ class _Run:
             stored = self.ranks.world.bcast(chosen[0] if chosen else None)
 
             def keep() -> None:
-                self.root.attrs["initial_guess"] = stored
+                update_attributes(self.root, initial_guess=stored)
 
             self.ranks.on_first(keep)
         return None if stored is None else stored["chosen"]
@@ -687,7 +689,7 @@ class _Run:
         if status != DONE:
             return None
         try:
-            m, q, (seconds, iterations) = scratch["m"][index], scratch["observable"][index], scratch["work"][index]
+            m, q, work = scratch["m"][index], scratch["observable"][index], scratch["work"][index]
             rows = None if self.model.whole_state else scratch["jacobian"][index].T
             z = None if self.controls is None else scratch["control"][index]
             by_control = None if z is None or rows is None else scratch["control_jacobian"][index].T
@@ -700,7 +702,7 @@ class _Run:
         else:
             jacobian = self.order.from_array(rows)
         control = None if z is None or by_control is None else SolvedControl(z, by_control)
-        return Solved(m, q, jacobian, seconds=seconds, iterations=iterations, control=control)
+        return Solved(m, q, jacobian, seconds=work[0], iterations=work[1], control=control)
 
     def _solve_sample(self, index: int) -> None:
         start = time.perf_counter()

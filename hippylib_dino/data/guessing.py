@@ -10,7 +10,7 @@ import hippylib as hp
 import numpy as np
 import zarr
 
-from hippylib_dino.data.dataset import DONE, SCRATCH
+from hippylib_dino.data.layout import DONE, SCRATCH
 from hippylib_dino.data.projection import Projector
 from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.initial_guess import (

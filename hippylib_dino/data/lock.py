@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from hippylib_dino.errors import DatasetError
+from hippylib_dino.files import open_own
 
 NAME = ".lock"
 
@@ -27,12 +28,14 @@ class DirectoryLock:
     ------
     DatasetError
         If another run holds it; the message says which.
+    InputError
+        If a link or a folder is where its file belongs.
     """
 
     def __init__(self, directory: Path):
         self._file = directory / NAME
         while True:
-            self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_own(self._file, os.O_RDWR)
             try:
                 self._take()
             except BlockingIOError as error:
@@ -51,8 +54,12 @@ class DirectoryLock:
                 break
             os.close(self._descriptor)  # the run that held it has just removed the file
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, json.dumps(mine).encode())
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, json.dumps(mine).encode())
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def _take(self) -> None:
         """Try for a moment: `holder` takes the lock for an instant to see whether it is free."""
@@ -78,6 +85,8 @@ class DirectoryLock:
 
 def holder(directory: Path) -> str | None:
     """Who writes to `directory` now, or None; seen from the same host, or through a file system with shared locks."""
+    if (directory / NAME).is_symlink():  # none of ours
+        return None
     try:
         with open(directory / NAME) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

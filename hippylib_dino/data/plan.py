@@ -70,8 +70,36 @@ class Plan:
 
     @classmethod
     def from_attributes(cls, stored: dict) -> Plan:
-        """The plan that `to_attributes` wrote."""
-        return cls(**{**stored, "segments": tuple((split, first, count) for split, first, count in stored["segments"])})
+        """The plan that `to_attributes` wrote.
+
+        Raises
+        ------
+        DatasetError
+            If it is none, or its splits do not share its samples out, each to one of them.
+        """
+        try:
+            segments = tuple((split, first, count) for split, first, count in stored["segments"])
+            plan = cls(**{**stored, "segments": segments})
+            plan._check_partition()
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(
+                f"plan: is not what a dataset stores ({error}). Restore zarr.json from a backup, or generate again."
+            ) from error
+        return plan
+
+    def _check_partition(self) -> None:
+        """Raise `ValueError` unless each of the samples 0, 1, ... belongs to one split, in the numbers planned."""
+        end, counts = 0, dict.fromkeys((*SPLITS, GIVEN), 0)
+        for split, first, count in self.segments:
+            if split not in counts or first != end or count < 1:
+                raise ValueError(
+                    f"splits: expected segments of {tuple(counts)} one behind the other, each sample in one of them, "
+                    f"got {self.segments}"
+                )
+            counts[split], end = counts[split] + count, end + count
+        planned = {split: getattr(self, f"n_{split}") for split in counts}
+        if counts != planned:
+            raise ValueError(f"splits: expected {planned} samples in the segments, got {counts}")
 
     def to_attributes(self) -> dict:
         """For JSON."""

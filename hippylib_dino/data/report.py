@@ -7,7 +7,8 @@ import json
 
 import numpy as np
 
-from hippylib_dino.data.dataset import FAILED, PENDING, Dataset
+from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.data.layout import FAILED, PENDING
 from hippylib_dino.data.lock import holder
 
 SHOWN_FAILURES = 5

@@ -9,7 +9,8 @@ import dolfin as dl
 import hippylib as hp
 import numpy as np
 
-from hippylib_dino.data.dataset import DONE, Dataset
+from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.data.layout import DONE
 from hippylib_dino.data.streams import draw_parameter, stream
 from hippylib_dino.errors import DatasetError, InputError, SolveError
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint

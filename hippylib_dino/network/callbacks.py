@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hippylib_dino.data.dataset import write_file
 from hippylib_dino.errors import ModelFileError
+from hippylib_dino.files import write_file
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.batches import Batches
 

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hippylib_dino.data.dataset import FAILED, Dataset
+from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.data.layout import FAILED
 from hippylib_dino.plotting.curves import draw_spectra
 from hippylib_dino.plotting.figures import COLORS, REFERENCE, input_error
 

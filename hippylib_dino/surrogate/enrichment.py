@@ -15,8 +15,9 @@ from hippylib.utils.warnings import ModelConvergenceError
 from rich.console import Console
 from rich.table import Table
 
-from hippylib_dino.data.dataset import FAILED, Dataset
+from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.generation import append
+from hippylib_dino.data.layout import FAILED
 from hippylib_dino.data.streams import draw_posterior
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from hippylib_dino.data.dataset import DONE, Dataset
+from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.handout import Handout
+from hippylib_dino.data.layout import DONE
 from hippylib_dino.data.streams import stream
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
