@@ -72,6 +72,9 @@ class Certificate:
     largest_direction : float
         The part of `distance` along the one of the surrogate's posterior eigenvectors where it is largest; what is
         outside the input basis counts as one direction.  A mean over many directions does not show it.
+    outside_basis : float
+        The part of `distance` outside the surrogate's input basis, √(gᵀ(R⁻¹ - ΨΨᵀ)g) or the whole if that is less: what
+        the data tell there is not counted.
     informed_directions : float
         n = Σ γλ/(1+γλ), the directions that the data inform, by the surrogate's eigenvalues, less where the PDE sees
         only a share γ of what the surrogate sees; at least 1.
@@ -101,6 +104,7 @@ class Certificate:
     gradient_norm: float = NAN
     distance: float = NAN
     largest_direction: float = NAN
+    outside_basis: float = NAN
     informed_directions: float = NAN
     observable_error: float = NAN
     jacobian_error: float = NAN
@@ -307,6 +311,9 @@ def _measure(
     corrected.axpy(1.0, found.step)
     numbers["corrected"] = corrected
     numbers["largest_direction"] = _largest_part(posterior, found.step)
+    parts = np.array(posterior.U.dot_v(answer.gradient))
+    squared = dual_norm(model.prior.Rsolver, answer.gradient) ** 2 - float(parts @ parts)
+    numbers["outside_basis"] = min(float(np.sqrt(max(squared, 0.0))), found.distance)
 
 
 def _largest_part(posterior: hp.GaussianLRPosterior, step: dl.GenericVector) -> float:

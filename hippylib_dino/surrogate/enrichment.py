@@ -24,11 +24,11 @@ from hippylib_dino.errors import InputError
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.observation import observed_data
-from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values, sum_over_ranks
+from hippylib_dino.modeling.spaces import DofOrder, owned_values
 from hippylib_dino.network.architecture import TrainableArchitecture
 from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
-from hippylib_dino.surrogate.certification import NAN, Certificate, certify
+from hippylib_dino.surrogate.certification import Certificate, certify
 from hippylib_dino.surrogate.metric import latent_posterior, parameter_to_judge
 from hippylib_dino.surrogate.model import SurrogateModel
 
@@ -256,7 +256,8 @@ def _judge(surrogate: SurrogateModel, model: JacobianModel, threshold: float) ->
         posterior = latent_posterior(surrogate, solution[hp.PARAMETER])
     except ModelConvergenceError:  # the network's answer is not finite there
         posterior = None
-    return _Judged(surrogate, solution, certificate, posterior, _outside(surrogate, solution, certificate))
+    outside = certificate.outside_basis / certificate.informed_directions**0.5
+    return _Judged(surrogate, solution, certificate, posterior, outside)
 
 
 def _map_point(surrogate: SurrogateModel) -> list:
@@ -269,20 +270,6 @@ def _map_point(surrogate: SurrogateModel) -> list:
         return hp.ReducedSpaceNewtonCG(surrogate, parameters).solve([None, mean.copy(), None])
     except ModelConvergenceError:
         return [None, mean.copy(), None]
-
-
-def _outside(surrogate: SurrogateModel, solution: list, certificate: Certificate) -> float:
-    """‖(I - ΨΨᵀR) s‖_R/√n of the displacement s = -H⁻¹g; in the metric H its two parts are orthogonal."""
-    if certificate.corrected is None:
-        return NAN
-    basis, order = surrogate.dino.input_basis, DofOrder(surrogate.prior.Vh)
-    step = certificate.corrected - solution[hp.PARAMETER]
-    values = owned_values(step)
-    latent = sum_over_ranks(order.from_array(basis.encoder).T @ values, order.comm)
-    set_owned_values(step, values - order.from_array(basis.decoder) @ latent)
-    image = step.copy()
-    surrogate.prior.R.mult(step, image)
-    return float(np.sqrt(max(step.inner(image), 0.0) / certificate.informed_directions))
 
 
 def _badness(judged: _Judged) -> tuple[bool, float]:
