@@ -41,7 +41,7 @@ class Refinement(list):
     Attributes
     ----------
     converged : bool
-        Whether `gradient_norm` is at most `tolerance`.
+        Whether `gradient_norm` is at most `tolerance`, or as small as the rounding of the cost lets it be.
     reason : str
         Why it ended.
     start : str
@@ -168,12 +168,15 @@ def _newton(out: Refinement, model: JacobianModel, covariance, forcing: _Forcing
     """Go on with Newton-CG where `out` stands, and add to its record."""
     gradient, step = model.generate_vector(hp.PARAMETER), model.generate_vector(hp.PARAMETER)
     out.cost, first = model.cost(out)[0], 0.0
+    last, left = float("inf"), float("inf")  # norm of the last gradient, and what the last step was to decrease
     former: list[list] = []
     for steps in range(max_iter + 1):
         model.solveAdj(out[hp.ADJOINT], out)
         gauss_newton = steps < forcing.gauss_newton
         out.gradient_norm = model.evalGradientParameter(out, gradient)
-        out.converged = out.gradient_norm <= out.tolerance
+        small = out.gradient_norm <= out.tolerance
+        at_floor = left <= ROUNDING * abs(out.cost) and out.gradient_norm > 0.5 * last
+        out.converged = small or at_floor
         if out.converged or steps == max_iter:
             break
         first = first or out.gradient_norm
@@ -189,10 +192,16 @@ def _newton(out: Refinement, model: JacobianModel, covariance, forcing: _Forcing
         former.append(hessian.pairs)
         out.newton_iterations += 1
         out.cg_iterations += hessian.ncalls
-        if not _line_search(out, model, step, gradient.inner(step)):
+        last, left = out.gradient_norm, -gradient.inner(step)
+        if not _line_search(out, model, step, -left):
             out.reason = "the line search found no descent"
             return
-    out.reason = "the gradient is small enough" if out.converged else f"{max_iter} Newton steps were taken"
+    if small:
+        out.reason = "the gradient is small enough"
+    elif at_floor:
+        out.reason = "steps change the cost by less than its rounding, and the gradient no more"
+    else:
+        out.reason = f"{max_iter} Newton steps were taken"
 
 
 def _line_search(out: Refinement, model: JacobianModel, step: dl.GenericVector, slope: float) -> bool:

@@ -145,6 +145,17 @@ def test_steps_that_do_not_suffice_are_told_by_the_flag(nonlinear):
     assert found.newton_iterations == 2  # one with each preconditioner
 
 
+def test_a_tolerance_below_rounding_ends_at_the_floor(nonlinear):
+    """No processor reaches 1e-18 of the gradient; the point is the MAP point and no failure."""
+    model, surrogate, exact, solution = nonlinear
+    found = refine(surrogate, model, solution, rel_tolerance=1e-18, abs_tolerance=0.0)
+    assert found.converged
+    m, expected = (owned_values(x[hp.PARAMETER]) for x in (found, exact))
+    np.testing.assert_allclose(m, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert found.reason == "steps change the cost by less than its rounding, and the gradient no more"
+    assert found.gradient_norm > found.tolerance
+
+
 def test_bad_input_is_named(nonlinear, models):
     model, surrogate, _, solution = nonlinear
     with pytest.raises(InputError, match=r"rel_tolerance, abs_tolerance: expected 0 <= rel_tolerance < 1"):
