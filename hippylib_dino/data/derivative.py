@@ -7,13 +7,13 @@ import warnings
 
 import numpy as np
 
-from hippylib_dino.data.streams import draw_parameter, stream
+from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import DerivativeWarning, InputError, SolveError
 from hippylib_dino.modeling.derivative_check import DerivativeError, derivative_errors, remedies
 from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.random_streams import Purpose, generator, seed_of
 
-DERIVATIVE_STREAM = 5  # beside those of parameters, controls, forward UQ and enrichment
 ATTEMPTS = 3  # draws, where solves fail
 SLIGHT, GROSS = 1e-4, 0.1  # relative errors of J v that are warned about, and that end the run
 DERIVATIVE_CHECK = "derivative_check"  # among a dataset's attributes
@@ -67,11 +67,13 @@ def _measured(model: JacobianModel, seed: int) -> dict[str, DerivativeError]:
     """The errors at the first draw at which all solves succeed; empty where none does."""
     controls = model.control_distribution
     for attempt in range(ATTEMPTS):
-        m, direction = (draw_parameter(model.prior, (seed, DERIVATIVE_STREAM), 2 * attempt + i) for i in (0, 1))
+        own = seed_of(Purpose.DERIVATIVE_CHECK, seed)
+        m, direction = (draw_parameter(model.prior, own, 2 * attempt + i) for i in (0, 1))
         direction.axpy(-1.0, model.prior.mean)
         along = None
         if controls is not None:
-            here, there = (controls.draw(stream((seed, DERIVATIVE_STREAM, 1), 2 * attempt + i)) for i in (0, 1))
+            streams = (generator(Purpose.DERIVATIVE_CHECK_CONTROL, seed, attempt, i) for i in (0, 1))
+            here, there = (controls.draw(rng) for rng in streams)
             model.problem.control, along = here, np.asarray(there) - controls.mean
         try:
             return derivative_errors(model, m, direction, along)

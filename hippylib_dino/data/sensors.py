@@ -16,9 +16,9 @@ from hippylib_dino.modeling.adjoint import zero_where_fixed
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.observation import members_of
 from hippylib_dino.modeling.spaces import set_owned_values, sum_over_ranks
+from hippylib_dino.random_streams import Purpose, seed_of
 
 ROUNDING = 1e-12  # of a row's entries, and of its Jacobian, relative to the largest
-SENSOR_STREAM = 6  # random streams besides those of a dataset, of forward UQ, of enrichment and of verdicts
 NAMED = 20  # observables in a message
 
 
@@ -130,7 +130,7 @@ def _without_derivative(model: JacobianModel) -> set[int]:
     """Observables whose derivative is zero at the prior mean and at a draw; none where the PDE cannot be solved."""
     silent = set(range(model.data_space.dim))
     try:
-        for m in (model.prior.mean, draw_parameter(model.prior, (0, SENSOR_STREAM), 0)):
+        for m in (model.prior.mean, draw_parameter(model.prior, seed_of(Purpose.SENSOR_CHECK), 0)):
             sizes = _derivatives(model, m)
             silent &= set(np.flatnonzero(sizes <= ROUNDING * sizes.max()).tolist())
             if not silent:

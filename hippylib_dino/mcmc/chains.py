@@ -21,6 +21,7 @@ from hippylib_dino.errors import InputError, ModelFileError
 from hippylib_dino.mcmc.diagnostics import arviz
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
+from hippylib_dino.random_streams import Purpose, seed_of
 
 STATISTICS = ("cost", "moved", "square_jump", "solves", "seconds")
 
@@ -246,7 +247,11 @@ def run_chains(
 
     def begin() -> None:
         for c in mine:
-            m0 = draw_parameter(kernel.model.prior, (seed, c), 0) if starts is None else starts[c]
+            m0 = (
+                draw_parameter(kernel.model.prior, seed_of(Purpose.CHAIN_START, seed), c)
+                if starts is None
+                else starts[c]
+            )
             _restart(kernel, (seed, c))
             begun[c] = kernel.warm_start(m0, warm_up) if warm_up else m0
             sample = hp.mcmc.chain.SampleStruct(kernel)

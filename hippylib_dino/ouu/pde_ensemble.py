@@ -20,6 +20,7 @@ from hippylib_dino.modeling.problem_watch import ProblemWatch
 from hippylib_dino.modeling.quantities import FormQuantity
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 from hippylib_dino.ouu.ensembles import Ensemble, checked_control
+from hippylib_dino.random_streams import Purpose, seed_of
 from hippylib_dino.reduction.basis import Basis
 
 
@@ -65,10 +66,11 @@ class PDEEnsemble(Ensemble):
 
     @classmethod
     def draw(cls, model: JacobianModel, quantity: FormQuantity, n: int, *, seed: int) -> PDEEnsemble:
-        """At samples 0 .. n-1 of the prior in stream `seed`, which `hd.generate` must not have been given."""
+        """At n samples of the prior, of this seed's own: no dataset has them among its samples."""
         _order(model)
+        own = seed_of(Purpose.PDE_ENSEMBLE, seed)
         ensemble = cls.__new__(cls)
-        take = lambda i: owned_values(draw_parameter(model.prior, seed, i))  # noqa: E731  beside that of __init__
+        take = lambda i: owned_values(draw_parameter(model.prior, own, i))  # noqa: E731  beside that of __init__
         ensemble._start(model, quantity, n, take, of_arguments(n=n, seed=seed))
         return ensemble
 

@@ -13,11 +13,11 @@ from hippylib.utils.warnings import ModelConvergenceError
 from rich.console import Console
 from rich.table import Table
 
-from hippylib_dino.data.streams import stream
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.jacobian import reason
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import owned_values, set_owned_values
+from hippylib_dino.random_streams import Purpose, generator
 from hippylib_dino.surrogate.curvature import ask
 from hippylib_dino.surrogate.metric import (
     dual_norm,
@@ -31,7 +31,6 @@ from hippylib_dino.surrogate.model import SurrogateModel
 
 NAN = float("nan")
 MAX_JACOBIAN_ERROR = 0.5  # beyond it the surrogate's Hessian is no metric to measure a distance with
-VERDICT_STREAM = 5  # random streams besides those of a dataset, of forward UQ and of enrichment
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ def certify(
         reasons.append(f"the surrogate at this point: {reason(error)}")
     if answer is not None and posterior is not None and not reasons:
         try:
-            _measure(model, answer, posterior, stream((seed, VERDICT_STREAM), 0), numbers)
+            _measure(model, answer, posterior, generator(Purpose.CERTIFICATE, seed), numbers)
             reasons = _objections(numbers, threshold)
         except (RuntimeError, ModelConvergenceError) as error:
             reasons.append(f"the PDE linearised at this point: {reason(error)}")
