@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 from hippylib_dino.control import ControlDistribution, control_from_config
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, ModelFileError
+from hippylib_dino.files import array_of, replacing
 from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.network.metrics import root_mean, sample_errors
@@ -236,14 +236,12 @@ class DINO:
             "fingerprint": self.fingerprint,
             "training": self.training,
         }
-        temporary = path.with_name(path.name + ".partial")
-        with zipfile.ZipFile(temporary, "w") as archive:
+        with replacing(path) as partial, zipfile.ZipFile(partial, "x") as archive:
             archive.writestr("manifest.json", json.dumps(manifest))
             for name, array in {**self._arrays(), **(extra or {})}.items():
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=False)
                 archive.writestr(f"{name}.npy", buffer.getvalue())
-        os.replace(temporary, path)
 
     def _bases(self) -> dict[str, Basis]:
         return {"input_basis": self.input_basis, "output_basis": self.output_basis}
@@ -268,9 +266,10 @@ class DINO:
             raise ModelFileError(f"path: there is no file {str(path)!r}.")
         try:
             with zipfile.ZipFile(path) as archive:
+                _check_sizes(archive, path)
                 manifest = json.loads(archive.read("manifest.json"))
                 _check_format(manifest, path)
-                read = lambda name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)  # noqa: E731
+                read = lambda name: _finite(name, array_of(archive.read(f"{name}.npy")))  # noqa: E731
                 weights = [read(f"weights/{i}") for i in range(manifest["n_weights"])]
                 bases = {
                     name: Basis(
@@ -286,7 +285,7 @@ class DINO:
         except ModelFileError:
             raise
         # what zipfile, json, NumPy and the constructors raise for damaged bytes
-        except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError, OSError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001  zipfile, json, NumPy and constructors raise what they please
             raise ModelFileError(
                 f"path: {str(path)!r} is truncated, altered or no DINO file ({error}). "
                 "Restore it, or train and save again."
@@ -304,11 +303,26 @@ class DINO:
 def read_arrays(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
     """Arrays whose names begin with `prefix`, without it, of a file that `DINO.load` can read."""
     with zipfile.ZipFile(path) as archive:
+        _check_sizes(archive, Path(path))
         names = [n for n in archive.namelist() if n.startswith(prefix)]
-        return {
-            name.removeprefix(prefix).removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
-            for name in names
-        }
+        return {name.removeprefix(prefix).removesuffix(".npy"): array_of(archive.read(name)) for name in names}
+
+
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise `ModelFileError` for members that would unpack to more than the file holds: `save` packs nothing."""
+    members = archive.infolist()
+    packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
+    if packed or sum(m.file_size for m in members) > path.stat().st_size:
+        raise ModelFileError(
+            f"path: {str(path)!r} is truncated, altered or no DINO file (its members {packed[:3]} are compressed, which "
+            "save never does). Restore it, or train and save again."
+        )
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite floats")
+    return array
 
 
 def check_bases(dino: DINO, dataset: Dataset) -> None:

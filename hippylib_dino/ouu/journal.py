@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.files import open_own, write_file
 
-MAGIC = b"hippylib_dino optimization 1\n"
+MAGIC = b"hippylib_dino optimization 2\n"
 AGAIN = 1e-6  # relative difference of a recomputed answer that rounding on other ranks explains
+CHECK = 16  # bytes behind each record, which all before it enter
+_Record = tuple[np.ndarray, np.ndarray]
 
 
 class Journal:
     """Questions and answers of a deterministic algorithm, in order, appended to a file.
 
     A second run of the same algorithm asks the same, and is answered from the file without computing, until it is
-    where the first one ended.  A record that a kill cut short is dropped.  The last answer is computed anew and
-    compared: another problem does not go unnoticed.
+    where the first one ended.  Each record has a digest of itself and all before it: from the first one on that a kill
+    cut short, or that was altered, the file is dropped with a warning and computed again.  The last answer is computed
+    anew and compared: another problem does not go unnoticed.
 
     Parameters
     ----------
@@ -36,14 +43,15 @@ class Journal:
     Raises
     ------
     InputError
-        If the file exists and `resume` is False, or it is no journal, or one of other settings.
+        If the file exists and `resume` is False, or it is no journal, or one of other settings, or a link.
     """
 
     def __init__(self, path: str | Path | None, *, resume: bool, settings: dict, writes: bool = True):
         self._path = None if path is None else Path(path)
         self._header = MAGIC + json.dumps(settings, sort_keys=True).encode() + b"\n"
+        self._check = _digest(b"", self._header)  # of the last record
         self._writes = writes
-        self._known: list[tuple[np.ndarray, np.ndarray]] = []
+        self._known: list[_Record] = []
         self._next = 0
         if self._path is None or not self._path.exists():
             return
@@ -52,15 +60,20 @@ class Journal:
         content = self._path.read_bytes()
         if content and not content.startswith(self._header):
             raise InputError(
-                f"path: {str(path)!r} holds no iterates of this problem, or of another method, risk, start or bounds. "
-                "Choose another name."
+                f"path: {str(path)!r} holds no iterates of this problem, or of another method, risk, start or bounds, "
+                "or its first lines are damaged. Choose another name."
             )
-        self._known = list(_records(content[len(self._header) :]))
-        kept = self._header + b"".join(_packed(*record) for record in self._known)
-        if writes and len(kept) < len(content):  # a kill left a part of a record; other ranks may be reading
-            partial = self._path.with_name(self._path.name + ".partial")
-            partial.write_bytes(kept)
-            partial.replace(self._path)
+        kept = min(len(self._header), len(content))
+        for record, self._check, kept in _records(content, len(self._header), self._check):
+            self._known.append(record)
+        if kept < len(content):
+            warnings.warn(
+                f"path: {str(path)!r} ends in a record that was cut short or altered; the {len(self._known)} before it "
+                "are kept, what came after is computed again.",
+                stacklevel=2,
+            )
+            if writes:  # in another file, since other ranks may be reading this one
+                write_file(self._path, lambda stream: stream.write(content[:kept]))
 
     @property
     def replays(self) -> bool:
@@ -97,25 +110,32 @@ class Journal:
             return answer.copy()
         answer = compute()
         if self._path is not None and self._writes:
-            fresh = not self._path.exists() or self._path.stat().st_size == 0
-            with self._path.open("ab") as file:
-                file.write((self._header if fresh else b"") + _packed(question, answer))
+            self._append(self._path, question, answer)
         return answer
 
+    def _append(self, path: Path, question: np.ndarray, answer: np.ndarray) -> None:
+        record = struct.pack("<qq", len(question), len(answer))
+        record += question.astype("<f8").tobytes() + answer.astype("<f8").tobytes()
+        with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab") as file:
+            fresh = os.fstat(file.fileno()).st_size == 0
+            self._check = _digest(self._check, record)
+            file.write((self._header if fresh else b"") + record + self._check)
 
-def _packed(question: np.ndarray, answer: np.ndarray) -> bytes:
-    sizes = struct.pack("<qq", len(question), len(answer))
-    return sizes + question.astype("<f8").tobytes() + answer.astype("<f8").tobytes()
+
+def _digest(before: bytes, record: bytes) -> bytes:
+    return hashlib.blake2b(before + record, digest_size=CHECK).digest()
 
 
-def _records(content: bytes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Whole records of a file's content."""
-    first = 0
+def _records(content: bytes, first: int, check: bytes) -> Iterator[tuple[_Record, bytes, int]]:
+    """Whole records of a file's content from byte `first` on, each with its digest and where it ends."""
     while first + 16 <= len(content):
         n, k = struct.unpack_from("<qq", content, first)
         last = first + 16 + 8 * (n + k)
-        if last > len(content):
+        if n < 0 or k < 0 or last + CHECK > len(content):
+            return
+        check = _digest(check, content[first:last])
+        if content[last : last + CHECK] != check:
             return
         numbers = np.frombuffer(content, "<f8", n + k, first + 16)
-        yield numbers[:n], numbers[n:]
-        first = last
+        yield (numbers[:n], numbers[n:]), check, last + CHECK
+        first = last + CHECK
