@@ -552,12 +552,12 @@ class Dataset:
     def failures(self) -> list[dict]:
         """Samples without a solution: "index", "seed", "reason", and "retried" where a second way failed as well."""
         unsolved, status = [r for r in self.failure_records() if "solved by" not in r], self.status
-        return [r for r in unsolved if r["index"] < len(status) and status[r["index"]] != DONE]
+        return [_said(r) for r in unsolved if r["index"] < len(status) and status[r["index"]] != DONE]
 
     @property
     def rescued(self) -> list[dict]:
         """Samples whose first solve failed and a retry did not: "index", "seed", "reason", "solved by"."""
-        return [record for record in self.failure_records() if "solved by" in record]
+        return [_said(record) for record in self.failure_records() if "solved by" in record]
 
     def failed_parameter(self, index: int) -> np.ndarray:
         """Parameter (dM,) of a failed sample, canonical dof order, to replay the solve.
@@ -691,3 +691,8 @@ def _check_root(path: Path) -> None:
         Plan.from_attributes(attributes["plan"])
     except DatasetError as error:
         raise _unreadable(path, error) from error
+
+
+def _said(record: dict) -> dict:
+    """A record without its digests."""
+    return {name: value for name, value in record.items() if name not in (DIGEST, CONTENT)}

@@ -13,6 +13,7 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
+from hippylib_dino.arguments import truth_value, whole_number
 from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.agreement import Probe, check_agreement, check_problem, describe, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
@@ -133,6 +134,23 @@ def generate(
     GenerationError
         If more than `max_failures` solves failed, or a rank raised.
     """
+    n_samples, seed = whole_number("n_samples", n_samples, 1), whole_number("seed", seed, 0)
+    max_failures = whole_number("max_failures", max_failures, 0)
+    n_validation, n_test, n_basis_samples = (
+        value if value is None else whole_number(name, value, least)
+        for name, value, least in (
+            ("n_validation", n_validation, 0),
+            ("n_test", n_test, 0),
+            ("n_basis_samples", n_basis_samples, 1),
+        )
+    )
+    resume, repair, progress = (
+        truth_value(name, value) for name, value in (("resume", resume), ("repair", repair), ("progress", progress))
+    )
+    store_full, store_parameters = (
+        truth_value("store_full", store_full),
+        truth_value("store_parameters", store_parameters),
+    )
     if repair and not resume:
         raise InputError("repair: repairs a dataset that is there, so pass resume=True with it.")
     check_initial_guess(initial_guess)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -271,13 +272,10 @@ class DINO:
                 _check_format(manifest, path)
                 read = lambda name: _finite(name, array_of(archive.read(f"{name}.npy")))  # noqa: E731
                 weights = [read(f"weights/{i}") for i in range(manifest["n_weights"])]
-                bases = {
-                    name: Basis(
-                        **{key: read(f"{name}/{key}") for key in _BASIS_ARRAYS},
-                        **_basis_attributes(manifest["bases"][name]),
-                    )
-                    for name in ("input_basis", "output_basis")
-                }
+                bases = {}
+                for name in ("input_basis", "output_basis"):
+                    arrays: dict[str, Any] = {key: read(f"{name}/{key}") for key in _BASIS_ARRAYS}
+                    bases[name] = Basis(**arrays, **_basis_attributes(manifest["bases"][name]))
             architecture = architecture_from_config(manifest["architecture"])
             return cls(
                 architecture, weights, **bases, fingerprint=manifest["fingerprint"], training=manifest["training"]
@@ -285,7 +283,7 @@ class DINO:
         except ModelFileError:
             raise
         # what zipfile, json, NumPy and the constructors raise for damaged bytes
-        except Exception as error:  # noqa: BLE001  zipfile, json, NumPy and constructors raise what they please
+        except Exception as error:
             raise ModelFileError(
                 f"path: {str(path)!r} is truncated, altered or no DINO file ({error}). "
                 "Restore it, or train and save again."
@@ -314,8 +312,8 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
     packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size]
     if packed or sum(m.file_size for m in members) > path.stat().st_size:
         raise ModelFileError(
-            f"path: {str(path)!r} is truncated, altered or no DINO file (its members {packed[:3]} are compressed, which "
-            "save never does). Restore it, or train and save again."
+            f"path: {str(path)!r} is truncated, altered or no DINO file (its members {packed[:3]} are compressed, "
+            "which save never does). Restore it, or train and save again."
         )
 
 

@@ -64,8 +64,9 @@ class Journal:
                 "or its first lines are damaged. Choose another name."
             )
         kept = min(len(self._header), len(content))
-        for record, self._check, kept in _records(content, len(self._header), self._check):
+        for record, check, end in _records(content, len(self._header), self._check):
             self._known.append(record)
+            self._check, kept = check, end
         if kept < len(content):
             warnings.warn(
                 f"path: {str(path)!r} ends in a record that was cut short or altered; the {len(self._known)} before it "
