@@ -18,10 +18,10 @@ from hippylib_dino.modeling.fingerprint import TOLERANCE, fingerprint, prior_fin
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.observation import members_of, observed_data
 
-LARGE = 256  # entries; of larger arrays some sums are compared
+LARGE, N_SUMS = 256, 8  # entries; of larger arrays so many sums are compared
 _REMEDY = (
-    "Every rank builds the problem by itself, and hp.parRandom, which is seeded by rank, or an unseeded generator gives "
-    "each of them other numbers. Draw with a seed of your own, by np.random.default_rng(seed) or, on a mesh's "
+    "Every rank builds the problem by itself, and hp.parRandom, which is seeded by rank, or an unseeded generator "
+    "gives each of them other numbers. Draw with a seed of your own, by np.random.default_rng(seed) or, on a mesh's "
     "communicator, hp.Random(comm.rank, comm.size, seed=seed); or take what the first rank has: "
     "value = MPI.COMM_WORLD.bcast(value)."
 )
@@ -45,12 +45,13 @@ class Probe:
 
     @classmethod
     def of(cls, array, scale: float = 0.0, tolerance: float = TOLERANCE) -> Probe:
-        """An array, or if it is large weighted sums of it that tell where it differs from another."""
-        values = np.asarray(array, dtype=float).ravel()
-        if values.size > LARGE:
-            weights = np.cos(np.outer(np.linspace(0.0, 3.0, 8), np.arange(values.size)) + 0.3)
-            values = np.append(weights @ values, values.size)
-        return cls(values, scale, tolerance)
+        """An array, or if it is large its size and weighted sums."""
+        values = np.asarray(array, dtype=float)
+        size = values.size
+        while values.size > LARGE:
+            rows = values if values.ndim == 2 and values.shape[1] > N_SUMS else values.reshape(1, -1)
+            values = rows @ np.cos(np.outer(np.arange(rows.shape[1]), np.linspace(0.0, 3.0, N_SUMS)) + 0.3)
+        return cls(values.ravel() if values.size == size else np.append(values, size), scale, tolerance)
 
     def differs(self, other: object) -> bool:
         if not isinstance(other, Probe) or self.values.shape != other.values.shape:
@@ -66,16 +67,36 @@ class Probe:
 Found = Mapping[str, Probe | str]
 
 
-def check_agreement(ranks: Ranks, find: Callable[[], Found], what: str = "model") -> None:
-    """Compare what the ranks of a run find; collective.
+def check_agreement(ranks: Ranks, found: Found, what: str = "arguments") -> None:
+    """Compare what is to be the same on every rank; collective.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    found : mapping
+        Names and values.
+    what : str
+        What they belong to, for the message.
+
+    Raises
+    ------
+    AgreementError
+        On every rank, naming what differs between which ranks.
+    """
+    every = ranks.world.gather(found)
+    message = ranks.world.bcast(None if every is None else _disagreement(every))
+    if message:
+        raise AgreementError(f"{what}: the ranks of this run do not hold the same. {message} {_REMEDY}")
+
+
+def check_problem(ranks: Ranks, find: Callable[[], Found]) -> None:
+    """Compare the problems of the ranks; collective.
 
     Parameters
     ----------
     ranks : Ranks
     find : callable
-        Names and values of what must be the same on every rank; not called where there is one rank.
-    what : str
-        The argument that they belong to, for the message.
+        Gives names and values, as `describe` does; not called where there is one rank, for it solves the PDE.
 
     Raises
     ------
@@ -86,10 +107,7 @@ def check_agreement(ranks: Ranks, find: Callable[[], Found], what: str = "model"
         return
     found: dict[str, Probe | str] = {}
     ranks.together(lambda: found.update(find()))
-    every = ranks.world.gather(found)
-    message = ranks.world.bcast(None if every is None else _disagreement(every))
-    if message:
-        raise AgreementError(f"{what}: the ranks of this run do not hold the same. {message} {_REMEDY}")
+    check_agreement(ranks, found, "model")
 
 
 def describe(model: hp.Model) -> dict[str, Probe | str]:

@@ -14,7 +14,7 @@ import zarr
 from tqdm import tqdm
 
 from hippylib_dino.control import ControlDistribution
-from hippylib_dino.data.agreement import Probe, check_agreement, describe, of_arguments
+from hippylib_dino.data.agreement import Probe, check_agreement, check_problem, describe, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import DONE, FAILED, PENDING, SCRATCH, Dataset, SampleWriter, write_basis
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
@@ -142,7 +142,7 @@ def generate(
         initial_guess=initial_guess if isinstance(initial_guess, str) else "a callable",
         retry=retry if isinstance(retry, str | None) else "another model",
     )  # fmt: skip
-    check_agreement(ranks, lambda: asked_for, "arguments")
+    check_agreement(ranks, asked_for)
     there = resume and ranks.on_first((path / "zarr.json").exists)
     stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
     asked = (
@@ -239,8 +239,8 @@ def append(
     serialize_compilation()
     ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
     parameters, origins = _checked_given(model, parameters, origins)
-    given = {**of_arguments(dataset=str(dataset.path), origins=origins), "parameters": Probe.of(parameters)}
-    check_agreement(ranks, lambda: given, "arguments")
+    given = of_arguments(dataset=str(dataset.path), origins=origins)
+    check_agreement(ranks, {**given, "parameters": Probe.of(parameters)})
     plan = ranks.on_first(lambda: Dataset.open(dataset.path)).plan
     if not dataset.has_bases:
         raise DatasetError(f"dataset: {dataset.path} has no bases yet; finish hd.generate(..., resume=True) first.")
@@ -370,7 +370,7 @@ class _Run:
         """Create the dataset, or check that the one that is there may be continued."""
         self.ranks.together(self._lock)
         self.ranks.together(self._identify)
-        check_agreement(self.ranks, lambda: describe(self.model))
+        check_problem(self.ranks, lambda: describe(self.model))
         self.ranks.together(lambda: self._create_or_check(resume, repair))
         self.ranks.together(self._reopen)
         self.failure_log = FailureLog(self.path, self.plan.seed)

@@ -190,6 +190,6 @@ class Handout:
     def _answer_in_thread(self) -> None:
         try:
             self._answer_until_all_left()
-        except BaseException:  # the others would wait for ever
+        except BaseException:  # noqa: BLE001  the others would wait for ever
             traceback.print_exc()
             self._comm.Abort(1)

@@ -14,11 +14,13 @@ import hippylib as hp
 import numpy as np
 from tqdm import tqdm
 
+from hippylib_dino.data.agreement import Found, Probe, check_problem, describe_posterior, of_arguments, of_weights
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, ModelFileError
 from hippylib_dino.mcmc.diagnostics import arviz
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
+from hippylib_dino.modeling.spaces import DofOrder, owned_values
 
 STATISTICS = ("cost", "moved", "square_jump", "solves", "seconds")
 
@@ -233,6 +235,11 @@ def run_chains(
         coordinates = kernel.coordinates
         quantities = {"x": lambda state: coordinates.encode(state[hp.PARAMETER])}
     ranks = Ranks(kernel.model.prior.mean.mpi_comm())
+    numbers = of_arguments(
+        n_chains=n_chains, n_samples=n_samples, burn_in=burn_in, warm_up=warm_up, seed=seed,
+        quantities=sorted(quantities), kernel=kernel.name(), parameters=getattr(kernel, "parameters", None),
+    )  # fmt: skip
+    check_problem(ranks, lambda: {**_found(kernel, starts), **numbers})
     mine = range(ranks.world.rank // ranks.group.size, n_chains, ranks.world.size // ranks.group.size)
     begun: dict[int, dl.GenericVector] = {}
     records: dict[int, dict] = {}
@@ -268,6 +275,17 @@ def run_chains(
         counts=[record["counts"] for record in ordered],
         settings={"seed": seed, "burn_in": burn_in, "warm_up": warm_up},
     )
+
+
+def _found(kernel, starts: Sequence[dl.GenericVector] | None) -> Found:
+    """What must be the same on all ranks."""
+    found = dict(describe_posterior(kernel.model))
+    if isinstance(kernel, DelayedAcceptance):
+        found["weights of the surrogate"] = of_weights(kernel.surrogate.dino.weights)
+    if starts is not None:
+        order = DofOrder(kernel.model.prior.Vh)
+        found["starts"] = Probe.of([order.to_array(owned_values(m)) for m in starts])
+    return found
 
 
 def _restart(kernel, seed: tuple[int, int]) -> None:

@@ -16,6 +16,7 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 from tqdm import tqdm
 
+from hippylib_dino.data.agreement import Probe, check_agreement, check_problem, describe, of_arguments
 from hippylib_dino.data.streams import draw_parameter, stream
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
@@ -169,6 +170,12 @@ class PDECriteria:
             raise InputError(f"goals: expected shape (n_goals, {order.dim}), got {np.shape(goals)}.")
         self._goals = None if goals is None else np.asarray(order.from_array(np.asarray(goals, dtype=float).T))
         self._ranks = Ranks(model.prior.mean.mpi_comm())
+        numbers = of_arguments(
+            n_draws=n_draws, seed=seed, rel_tolerance=rel_tolerance, max_iter=max_iter, max_failed=max_failed,
+            groups=[group.tolist() for group in self.groups],
+        )  # fmt: skip
+        target = {} if goals is None else {"goals": Probe.of(goals)}
+        check_problem(self._ranks, lambda: {**describe(model), **numbers, **target})
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
         self._reasons: dict[tuple[tuple[int, ...], int], str] = {}
         self._data = np.empty((0, self._noise.dim))
@@ -203,6 +210,7 @@ class PDECriteria:
         checked = [check_design(design, len(self.groups)) for design in designs]
         if any(not design for design in checked):
             raise InputError("designs: expected at least one sensor in each.")
+        check_agreement(self._ranks, of_arguments(designs=checked))
         if not len(self._data):
             self._data = self._observe()
         pairs = [(d, i) for d in dict.fromkeys(checked) for i in range(self.n_draws) if (d, i) not in self._known]

@@ -8,11 +8,13 @@ import dolfin as dl
 import numpy as np
 from hippylib import ADJOINT, STATE
 
+from hippylib_dino.data.agreement import Found, Probe, check_agreement, check_problem, of_arguments, of_fingerprint
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.control_forms import CONTROL
 from hippylib_dino.modeling.control_problem import ControlProblem
+from hippylib_dino.modeling.fingerprint import fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.quantities import FormQuantity
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
@@ -57,19 +59,21 @@ class PDEEnsemble(Ensemble):
         if len(parameters) == 0 or any(np.shape(m) != (order.dim,) for m in parameters):
             shapes = sorted({np.shape(m) for m in parameters})
             raise InputError(f"parameters: expected samples of shape ({order.dim},), at least one, got {shapes}.")
-        self._start(
-            model, quantity, len(parameters), lambda i: order.from_array(np.asarray(parameters[i], dtype=float))
-        )
+        take, samples = (lambda i: order.from_array(np.asarray(parameters[i], dtype=float))), Probe.of(parameters)
+        self._start(model, quantity, len(parameters), take, {"parameters": samples})
 
     @classmethod
     def draw(cls, model: JacobianModel, quantity: FormQuantity, n: int, *, seed: int) -> PDEEnsemble:
         """At samples 0 .. n-1 of the prior in stream `seed`, which `hd.generate` must not have been given."""
         _order(model)
         ensemble = cls.__new__(cls)
-        ensemble._start(model, quantity, n, lambda i: owned_values(draw_parameter(model.prior, seed, i)))
+        take = lambda i: owned_values(draw_parameter(model.prior, seed, i))  # noqa: E731  beside that of __init__
+        ensemble._start(model, quantity, n, take, of_arguments(n=n, seed=seed))
         return ensemble
 
-    def _start(self, model: JacobianModel, quantity: FormQuantity, n: int, take: Callable[[int], np.ndarray]) -> None:
+    def _start(
+        self, model: JacobianModel, quantity: FormQuantity, n: int, take: Callable[[int], np.ndarray], samples: Found
+    ) -> None:
         if n < 1:
             raise InputError(f"n: expected at least one sample, got {n}.")
         self.model, self.form, self.n = model, quantity, n
@@ -78,10 +82,23 @@ class PDEEnsemble(Ensemble):
         self.is_first, self.n_control = ranks.is_first, self._problem.control_order.dim
         group, n_groups = ranks.world.rank // ranks.group.size, ranks.world.size // ranks.group.size
         self._mine = range(group, n, n_groups)
+        check_problem(ranks, lambda: {**self._found(), **samples})
         self._parameters = {i: take(i) for i in self._mine}
         self._states: dict[int, np.ndarray] = {}
         self._at: np.ndarray | None = None  # the control of these states
         self._before = dict(self._problem.n_calls)
+
+    def _found(self) -> Found:
+        """What must be the same on all ranks: the problem, and the quantity at the prior mean and reference control."""
+        mean, z = self.model.prior.mean, self._problem.reference
+        with self._problem.at(z):
+            u = self.model.solveState(mean)
+        point = [u, mean, None, z]
+        return {
+            **of_fingerprint(fingerprint(self.model)),
+            "state at the prior mean": Probe.of(u.norm("l2"), scale=1e-8),
+            "quantity at the prior mean": Probe.of(self.form.cost(point), scale=1e-8, tolerance=1e-4),
+        }
 
     @property
     def n_solves(self) -> dict[str, int]:
@@ -176,6 +193,8 @@ class PDEEnsemble(Ensemble):
     def _each(self, z: np.ndarray, evaluate: Callable[[int, list], None]) -> None:
         """Call ``evaluate(i, [u, m, p, z])`` for this group's samples; what one rank raises, all raise."""
         z = checked_control(z, self.n_control)
+        if self._ranks.world.size > 1:
+            check_agreement(self._ranks, {"z": Probe.of(z)})
         known = self._at is not None and np.array_equal(self._at, z)
         control = self._problem.control_from_array(z)
 

@@ -15,6 +15,7 @@ from hippylib.utils.warnings import ModelConvergenceError
 from rich.console import Console
 from rich.table import Table
 
+from hippylib_dino.data.agreement import check_problem, describe_posterior, of_arguments, of_weights
 from hippylib_dino.data.dataset import FAILED, Dataset
 from hippylib_dino.data.generation import append
 from hippylib_dino.data.streams import draw_posterior
@@ -204,14 +205,21 @@ def enrich(
     """
     _check(surrogate, model, dataset, max_solves, n_per_round, keywords)
     batches = _Batches(surrogate, model, seed, n_per_round, progress)
+    ranks = batches.ranks
+    numbers = of_arguments(
+        max_solves=max_solves, n_per_round=n_per_round, threshold=threshold, seed=seed, dataset=str(dataset.path)
+    )
+    weights = {"weights of the surrogate": of_weights(surrogate.dino.weights)}
+    check_problem(ranks, lambda: {**describe_posterior(model), **weights, **numbers})
     judged = best = _judge(surrogate, model, threshold)
     rounds: list[Round] = []
-    spent = judged.certificate.n_forward
+    spent = ranks.world.bcast(judged.certificate.n_forward)
     while True:
         room = min(n_per_round, max_solves - spent - CHECK - VERDICT)
         number, before = len(rounds) + 1, spent
         least_outside = np.nanmin([judged.outside, *(entry.outside for entry in rounds), np.inf])
-        reason = _end(judged, float(least_outside), room)
+        # every group judges, and rounding may part them where hosts differ: what is done follows the first one
+        reason = ranks.world.bcast(_end(judged, float(least_outside), room))
         added = np.empty(0, dtype=int)
         if not reason:
             dataset, added = batches.add(dataset, number, judged, room)
@@ -227,10 +235,9 @@ def enrich(
         folder = None if log is None else Path(log) / f"round-{number}"
         settings = {"seed": seed, "log": folder, "progress": progress, "keep": "last", **keywords}
         training = functools.partial(_train_on, dataset, formulation, judged.surrogate.dino, settings)
-        dino = batches.ranks.on_first(training)
-        judged = _judge(_surrogate(dino, model), model, threshold)
-        spent += judged.certificate.n_forward
-        best = min(best, judged, key=_badness)
+        judged = _judge(_surrogate(ranks.on_first(training), model), model, threshold)
+        spent += ranks.world.bcast(judged.certificate.n_forward)
+        best = judged if ranks.world.bcast(_badness(judged) < _badness(best)) else best
     return Enrichment(best.surrogate, best.solution, best.certificate, dataset, rounds, spent, reason)
 
 

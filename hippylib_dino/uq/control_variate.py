@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from hippylib_dino.data.agreement import Found, Probe, check_problem, describe, of_arguments, of_weights
 from hippylib_dino.data.dataset import DONE, Dataset
 from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.streams import stream
@@ -233,6 +234,11 @@ def control_variate(
     serialize_compilation()
     law = GaussianLaw(model.prior, dino.input_basis, posterior)
     ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
+    numbers = of_arguments(
+        n_pde=n_pde, n_held_out=n_held_out, n_surrogate=n_surrogate, statistics=[s.name for s in asked], seed=seed,
+        max_failures=max_failures,
+    )  # fmt: skip
+    check_problem(ranks, lambda: {**_found(qoi, model, dino, law), **numbers})
     if n_pde > n_held_out:
         solver = _Pairs(qoi, model, law, ranks, seed=seed, max_failures=max_failures, progress=progress)
         solved = solver.solve(n_pde - n_held_out)
@@ -330,6 +336,18 @@ def _numbers(n_pde: int | None, n_surrogate: int | None, n_held_out: int, fewest
             f"n_surrogate: counts the n_pde = {n_pde} pairs too, and expects at least 2 more, got {n_surrogate}."
         )
     return n_pde, n_surrogate
+
+
+def _found(qoi: QoI, model: JacobianModel, dino: DINO, law: GaussianLaw) -> Found:
+    """What must be the same on all ranks."""
+    q = model.evalObservable(model.prior.mean)
+    return {
+        **describe(model),
+        "qoi at the prior mean": Probe.of(_checked(qoi, q[None], "PDE"), tolerance=1e-3),
+        "weights of the surrogate": of_weights(dino.weights),
+        # a posterior comes from iterations of finite tolerance; prior deviations are 1
+        "law of the latent parameter": Probe.of([law.mean, np.diag(law.covariance)], scale=1.0, tolerance=1e-2),
+    }
 
 
 def _held_out(
