@@ -25,8 +25,8 @@ def vector_on_world() -> dl.Vector:
     """A vector on the communicator of all ranks that lives as long as the process; the first call is collective.
 
     hIPPYlib makes vectors there, whatever the mesh lives on (`hp.TimeDependentVector`, `doublePassG`).  The first one
-    has PETSc duplicate the communicator, and once the last one is gone the next does so again: a collective operation,
-    which a rank that solves on its own would enter while the others wait elsewhere.  With this one alive none comes.
+    has PETSc duplicate the communicator, and once the last one is gone the next does so again: a collective
+    operation, which a rank that solves on its own would enter while the others wait elsewhere.
     """
     return dl.Vector(MPI.COMM_WORLD)
 

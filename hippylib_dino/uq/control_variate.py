@@ -234,7 +234,7 @@ def control_variate(
     law = GaussianLaw(model.prior, dino.input_basis, posterior)
     ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
     numbers = of_arguments(
-        n_pde=n_pde, n_held_out=n_held_out, n_surrogate=n_surrogate, statistics=asked, seed=seed,
+        n_pde=n_pde, n_held_out=n_held_out, n_surrogate=n_surrogate, statistics=[s.name for s in asked], seed=seed,
         max_failures=max_failures,
     )  # fmt: skip
     check_problem(ranks, lambda: {**_found(qoi, model, dino, law), **numbers})
