@@ -51,6 +51,10 @@ class DerivativeWarning(UserWarning):
     """The Jacobian of a model is not quite the derivative of its observable; the message says by how much, and why."""
 
 
+class TrainingWarning(UserWarning):
+    """Some of the data that a network is trained on say nothing; the message names them."""
+
+
 class TrainingError(DinoError, RuntimeError):
     """Training diverged: no epoch had a finite validation loss."""
 

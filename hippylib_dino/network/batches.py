@@ -9,6 +9,7 @@ import numpy as np
 from hippylib_dino.data.dataset import Samples
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.formulations import Compared, Formulation
+from hippylib_dino.network.sizes import floored
 
 CHUNK = 1024
 
@@ -54,7 +55,7 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.formulation, self.batch_size, self.seed, self.epoch = formulation, batch_size, seed, 0
         self._x, self._y = inputs.astype("float32"), samples.y.astype("float32")
-        self._value_weight = (1.0 / samples.observable_energy).astype("float32")
+        self._value_weight = (1.0 / floored(samples.observable_energy)).astype("float32")
         self._jacobian_weight = formulation.weights(samples).astype("float32")
         self.by_column = self._jacobian_weight.ndim == 2
         self._read, self._index, self.balance = read, samples.index, 1.0

@@ -23,6 +23,7 @@ from hippylib_dino.files import array_of, replacing
 from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.network.metrics import root_mean, sample_errors
+from hippylib_dino.network.sizes import floored
 from hippylib_dino.noise import WHOLE_STATE
 from hippylib_dino.reduction.basis import Basis
 
@@ -199,12 +200,12 @@ class DINO:
 
     def _dof_frobenius(self, dataset: Dataset, index: np.ndarray, jacobians: np.ndarray) -> np.ndarray:
         """‖Ĵ - J‖²_F/‖J‖²_F of coefficient matrices, sample by sample, since full Jacobians are large."""
-        squares = []
-        for i, latent in zip(index, jacobians, strict=True):
+        wrong, size = np.empty(len(index)), np.empty(len(index))
+        for k, (i, latent) in enumerate(zip(index, jacobians, strict=True)):
             J = dataset.full("jacobian", np.array([i]))[0]
             predicted = self.output_basis.decoder @ latent @ self.input_basis.encoder.T
-            squares.append(((predicted - J) ** 2).sum() / (J**2).sum())
-        return np.array(squares)
+            wrong[k], size[k] = ((predicted - J) ** 2).sum(), (J**2).sum()
+        return wrong / floored(size)
 
     # ---- one file ------------------------------------------------------------------------
 

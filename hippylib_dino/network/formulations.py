@@ -23,6 +23,7 @@ import scipy.fft
 
 from hippylib_dino.data.dataset import Samples
 from hippylib_dino.errors import InputError
+from hippylib_dino.network.sizes import floored
 
 SWEEPS = ("auto", "reverse", "forward")
 
@@ -87,8 +88,8 @@ class Formulation(ABC):
         """Raise `InputError` where the formulation asks for more directions than there are."""
 
     def weights(self, samples: Samples) -> np.ndarray:
-        """Weights of the Jacobian term, (n,): 1/‖J‖²; or (n, rM + rZ), one for each column."""
-        return 1.0 / samples.jacobian_energy
+        """Weights of the Jacobian term, (n,): 1/‖J‖², bounded by `floored`; or (n, rM + rZ), one for each column."""
+        return 1.0 / floored(samples.jacobian_energy)
 
     @abstractmethod
     def outputs(self, input_rank: int, output_rank: int) -> dict:
@@ -189,7 +190,9 @@ class H1(JacobianFormulation):
         factor = self.jacobian_weight if self.control_weight is None else self.control_weight
         parts = ((self.jacobian_weight, by_parameter), (factor, by_control))
         ranks = (samples.x.shape[1] - samples.control_rank, samples.control_rank)
-        columns = [np.outer(w / self.term_weight / E, np.ones(r)) for (w, E), r in zip(parts, ranks, strict=True)]
+        columns = [
+            np.outer(w / self.term_weight / floored(E), np.ones(r)) for (w, E), r in zip(parts, ranks, strict=True)
+        ]
         return np.concatenate(columns, axis=1)
 
     def check(self, input_rank: int, output_rank: int) -> None:

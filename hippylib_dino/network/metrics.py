@@ -13,6 +13,7 @@ import numpy as np
 
 from hippylib_dino.data.dataset import Samples
 from hippylib_dino.errors import InputError
+from hippylib_dino.network.sizes import floored
 from hippylib_dino.reduction.basis import Basis
 
 N_RESAMPLES = 2000
@@ -99,14 +100,15 @@ def sample_errors(
     cut_off = np.maximum(full_energy - _squares(J), 0.0)  # above zero but for rounding
     observable, truncation, network = _observable_errors(samples, values, output_basis)
     wrong = _squares(dJ) if spurious is None else _squares(dJ) + spurious
+    size = floored(full_energy)
     errors = {
         "observable": observable,
-        "jacobian": (cut_off + wrong) / full_energy,
-        "reduced_jacobian": _squares(dJ) / _squares(J),
+        "jacobian": (cut_off + wrong) / size,
+        "reduced_jacobian": _squares(dJ) / floored(_squares(J)),
         "observable_truncation": truncation,
-        "jacobian_truncation": cut_off / full_energy,
+        "jacobian_truncation": cut_off / size,
         "observable_network": network,
-        "jacobian_network": wrong / full_energy,
+        "jacobian_network": wrong / size,
     }
     errors.update(_hessian_errors(J, dJ))
     if samples.control_jacobian_energy is not None:
@@ -123,10 +125,10 @@ def _errors_by_part(samples: Samples, dJ: np.ndarray) -> dict[str, np.ndarray]:
     errors = {}
     for name, columns, energy in zip(("parameter", "control"), (np.s_[:-rank], np.s_[-rank:]), energies, strict=True):
         cut_off = np.maximum(energy - _squares(J[:, :, columns]), 0.0)
-        wrong = _squares(dJ[:, :, columns])
-        errors[f"{name}_jacobian"] = (cut_off + wrong) / energy
-        errors[f"{name}_jacobian_truncation"] = cut_off / energy
-        errors[f"{name}_jacobian_network"] = wrong / energy
+        wrong, size = _squares(dJ[:, :, columns]), floored(energy)
+        errors[f"{name}_jacobian"] = (cut_off + wrong) / size
+        errors[f"{name}_jacobian_truncation"] = cut_off / size
+        errors[f"{name}_jacobian_network"] = wrong / size
     return errors
 
 
@@ -179,30 +181,31 @@ def _observable_errors(samples: Samples, values: np.ndarray, output_basis: Basis
     """Of the full observable: the prediction's error, what the basis cuts off, what the network adds within it."""
     dy = values - samples.y
     if samples.observable_residual is not None:
-        residual, energy = samples.observable_residual, samples.observable_energy
+        residual, energy = samples.observable_residual, floored(samples.observable_energy)
         return (residual + _squares(dy)) / energy, residual / energy, _squares(dy) / energy
     if samples.observable is None:
         raise InputError("samples: have neither observables nor residuals; take them from Dataset.split.")
-    norms = _squares(samples.observable)
+    norms = floored(_squares(samples.observable))
     predicted, projected = (_squares(output_basis.decode(y) - samples.observable) for y in (values, samples.y))
     return predicted / norms, projected / norms, _squares(dy @ output_basis.decoder.T) / norms
 
 
 def _hessian_errors(J: np.ndarray, dJ: np.ndarray) -> dict[str, np.ndarray]:
     """Gauss-Newton Hessian, dominant part and null space, sample by sample."""
-    gauss_newton, dominant, null = [], [], []
+    found: dict[str, list[tuple[float, float]]] = {"gauss_newton": [], "dominant_jacobian": [], "null_space": []}
     for truth, error in zip(J, dJ, strict=True):
         predicted = truth + error
         H = truth.T @ truth
-        gauss_newton.append(((predicted.T @ predicted - H) ** 2).sum() / (H**2).sum())
+        found["gauss_newton"].append((((predicted.T @ predicted - H) ** 2).sum(), (H**2).sum()))
         U, s, Vt = np.linalg.svd(truth, full_matrices=False)
         row_space = Vt[s > 1e-12 * s[0]]
         half = max(1, len(s) // 2)
-        dominant.append(((U[:, :half].T @ error @ Vt[:half].T) ** 2).sum() / (s[:half] ** 2).sum())
+        along = U[:, :half].T @ error @ Vt[:half].T
+        found["dominant_jacobian"].append(((along**2).sum(), (s[:half] ** 2).sum()))
         outside = predicted - (predicted @ row_space.T) @ row_space
-        null.append((outside**2).sum() / (s**2).sum())
-    squares = {"gauss_newton": gauss_newton, "dominant_jacobian": dominant, "null_space": null}
-    return {name: np.array(values) for name, values in squares.items()}
+        found["null_space"].append(((outside**2).sum(), (s**2).sum()))
+    pairs = {name: np.array(values).reshape(-1, 2) for name, values in found.items()}
+    return {name: wrong / floored(size) for name, (wrong, size) in ((n, p.T) for n, p in pairs.items())}
 
 
 def _gradient_errors(
@@ -215,6 +218,6 @@ def _gradient_errors(
 
     def error_in(vectors: np.ndarray) -> np.ndarray:
         gram = vectors.T @ vectors
-        return np.einsum("nm,mk,nk->n", error, gram, error) / np.einsum("nm,mk,nk->n", truth, gram, truth)
+        return np.einsum("nm,mk,nk->n", error, gram, error) / floored(np.einsum("nm,mk,nk->n", truth, gram, truth))
 
     return {"misfit_gradient": error_in(basis.encoder), "misfit_gradient_riesz": error_in(basis.decoder)}

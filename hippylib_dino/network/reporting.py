@@ -20,6 +20,7 @@ from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.metrics import confidence_intervals, root_mean
+from hippylib_dino.network.sizes import account_of_silent
 from hippylib_dino.plotting.training import percent
 
 N_WORST = 5
@@ -277,8 +278,10 @@ def _samples(page: _Page, samples: Samples, squares: dict[str, np.ndarray]) -> N
     labels = {"observable": "observable", "jacobian": "Jacobian", "misfit_gradient_riesz": "misfit gradient (Riesz)"}
     shown = {label: errors[name] for name, label in labels.items() if name in errors}
     size = (samples.x**2).mean(axis=1)
+    energies = {"observable": samples.observable_energy, "Jacobian": samples.jacobian_energy}
     page.add("## Errors of the samples")
     page.figure("samples", plotting.plot_sample_errors(shown), "Distribution of the relative errors over the samples")
+    page.add(*account_of_silent(samples.index, energies))
     page.add("### Far from the mean")
     two = {label: shown[label] for label in ("observable", "Jacobian")}
     page.figure("size", plotting.plot_error_against_size(size, two), "Errors against the size of the parameter")

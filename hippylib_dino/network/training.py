@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from hippylib_dino.data.dataset import Dataset, Samples
-from hippylib_dino.errors import InputError, TrainingError
+from hippylib_dino.errors import InputError, TrainingError, TrainingWarning
 from hippylib_dino.network.architecture import SOME, ReducedDense, TrainableArchitecture
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.batches import Batches
@@ -20,6 +21,7 @@ from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation, JacobianFormulation, formulation_name, get_formulation
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import get_optimizer
+from hippylib_dino.network.sizes import account_of_silent
 
 STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs` is left open
 VALIDATIONS = 50  # at most, in one training
@@ -116,6 +118,9 @@ def train(
     formulation = get_formulation(formulation)
     _check_numbers(epochs, batch_size, precision, keep)
     samples, held_out = _samples(dataset, n_train, n_validation, stream)
+    energies = {"observable": samples.observable_energy, "Jacobian": samples.jacobian_energy}
+    for said in account_of_silent(samples.index, energies):
+        warnings.warn(f"dataset: {said}", TrainingWarning, stacklevel=2)
     ranks = (samples.x.shape[1], samples.y.shape[1])
     formulation.check(*ranks)
     if balance and not isinstance(formulation, JacobianFormulation):
