@@ -27,7 +27,8 @@ from hippylib_dino.data.streams import stream
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.plotting import save
 from hippylib_dino.plotting.figures import COLORS
-from hippylib_dino.uq.control_variate import PDE_STREAM, optimal_allocation
+from hippylib_dino.random_streams import Purpose, seed_of
+from hippylib_dino.uq.control_variate import optimal_allocation
 from hippylib_dino.uq.estimators import Exceedance, Mean, Statistic, Variance, estimate
 
 HERE = Path(__file__).parent
@@ -283,7 +284,8 @@ def main() -> None:
         statistics=("mean", "variance", ("exceedance", threshold)),
     )  # fmt: skip
     failed = {f["index"] for f in result.failures}
-    draws = [hd.data.draw_parameter(model.prior, (SEED, PDE_STREAM), i) for i in range(N_PDE) if i not in failed]
+    own = seed_of(Purpose.UQ_PDE, SEED)
+    draws = [hd.data.draw_parameter(model.prior, own, i) for i in range(N_PDE) if i not in failed]
     values = np.array([taylor.at(m) for m in draws])
     solve = result.pde_seconds
     spent = dataset.work["seconds"][np.isin(np.flatnonzero(dataset.status == 1), dataset.members("test"), invert=True)]

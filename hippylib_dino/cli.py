@@ -241,19 +241,19 @@ def map_point(
 ) -> None:
     """MAP point for synthetic data, by hIPPYlib's Newton-CG on the surrogate."""
     import hippylib as hp
-    import numpy as np
 
     from hippylib_dino import plotting
     from hippylib_dino.data import draw_parameter
     from hippylib_dino.modeling import set_owned_values
     from hippylib_dino.network import DINO
+    from hippylib_dino.random_streams import Purpose, generator, seed_of
     from hippylib_dino.surrogate import SurrogateModel
 
     dino = DINO.load(model_file)
     model = _build(application, mesh_size)
     surrogate = SurrogateModel(dino, model.prior, model.misfit)
-    truth = draw_parameter(model.prior, truth_seed, 0)
-    noise = model.noise_covariance.sample(np.random.default_rng(truth_seed))
+    truth = draw_parameter(model.prior, seed_of(Purpose.TRUTH, truth_seed), 0)
+    noise = model.noise_covariance.sample(generator(Purpose.TRUTH_NOISE, truth_seed))
     set_owned_values(model.misfit.d, model.evalObservable(truth) + noise)
     parameters = hp.ReducedSpaceNewtonCG_ParameterList()
     parameters["print_level"] = -1
@@ -292,6 +292,7 @@ def ouu(
 
     from hippylib_dino import ouu as package
     from hippylib_dino.network import DINO
+    from hippylib_dino.random_streams import Purpose, generator
 
     module = _module(application)
     if not hasattr(module, "quantity"):
@@ -303,7 +304,7 @@ def ouu(
     form = module.quantity(model)
     value, gradient = form.of_state()
     reduced = package.LatentQuadratic.reduce(value, gradient, dino.output_basis)
-    rng, rank = np.random.default_rng(seed), dino.input_basis.parameter_part().rank
+    rng, rank = generator(Purpose.SURROGATE_ENSEMBLE, seed), dino.input_basis.parameter_part().rank
 
     def surrogate(x: np.ndarray) -> package.SurrogateEnsemble:
         return package.SurrogateEnsemble.of_dino(dino, reduced, x)

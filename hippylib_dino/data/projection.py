@@ -9,6 +9,7 @@ from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, sum_over_ranks
+from hippylib_dino.random_streams import PROBES
 from hippylib_dino.reduction.basis import Basis
 
 # prior draws that estimate what of a Jacobian the input basis does not see: cheap where its rows are at hand
@@ -149,6 +150,6 @@ class Projector:
         """(n_owned, n): prior draws less their part in the basis."""
         prior = self.model.prior
         mean = owned_values(prior.mean)
-        draws = [owned_values(draw_parameter(prior, (seed, 1), index)) - mean for index in range(n)]
+        draws = [owned_values(draw_parameter(prior, (seed, PROBES), index)) - mean for index in range(n)]
         probes = np.column_stack(draws)
         return probes - self._decoder @ sum_over_ranks(self._encoder.T @ probes, self.order.comm)

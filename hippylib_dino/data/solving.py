@@ -10,15 +10,15 @@ import hippylib as hp
 import numpy as np
 
 from hippylib_dino.data.dataset import DONE, Dataset
-from hippylib_dino.data.streams import draw_parameter, stream
+from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.errors import DatasetError, InputError, SolveError
 from hippylib_dino.modeling.fingerprint import check_fingerprint, fingerprint
 from hippylib_dino.modeling.jacobian import Jacobian
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
+from hippylib_dino.random_streams import CONTROLS, stream
 
 UNKNOWN = -1.0
-CONTROL_STREAM = 2  # beside the parameters' own, and that of probes
 SMALLEST_STEP = 1 / 32  # of the continuation, as a share of the way from the prior mean
 
 
@@ -140,7 +140,7 @@ class SampleSolver:
     def draw_control(self, index: int) -> np.ndarray | None:
         """The control of a sample, (dZ,); None where controls are not drawn."""
         controls = self.model.control_distribution
-        return None if controls is None else controls.draw(stream((self.seed, CONTROL_STREAM), index))
+        return None if controls is None else controls.draw(stream((self.seed, CONTROLS), index))
 
     def solve(self, index: int) -> Solved:
         """A sample with its Jacobian.

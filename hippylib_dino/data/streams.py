@@ -10,15 +10,11 @@ import hippylib as hp
 import numpy as np
 
 from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values
+from hippylib_dino.random_streams import stream
 
 TIED = 1e-9  # relative to the largest of a key: values closer than this differ by rounding only
 
 _positions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # prior -> what `noise_positions` found
-
-
-def stream(seed: int | Sequence[int], index: int) -> np.random.Generator:
-    """The random stream of sample `index`, whatever rank draws it and whatever was drawn before."""
-    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(index,)))
 
 
 def draw_parameter(prior, seed: int | Sequence[int], index: int) -> dl.Vector:
@@ -28,6 +24,9 @@ def draw_parameter(prior, seed: int | Sequence[int], index: int) -> dl.Vector:
     number of ranks, numbered in any way, gets the same sample to rounding.  That holds for hIPPYlib's
     `LaplacianPrior`, `SqrtPrecisionPDE_Prior`, and what makes one (`BiLaplacianPrior`, `VectorBiLaplacianPrior`,
     ...).  Other priors, `GaussianRealPrior` or a user's own, get the numbers in the numbering of their noise vector.
+
+    With the seed of a dataset these are its samples.  No other draw of this package is among them
+    (`hippylib_dino.random_streams`); for one of your own take another seed.
 
     Examples
     --------

@@ -19,6 +19,7 @@ from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, ModelFileError
 from hippylib_dino.mcmc.diagnostics import arviz
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
+from hippylib_dino.random_streams import Purpose, seed_of
 
 STATISTICS = ("cost", "moved", "square_jump", "solves", "seconds")
 
@@ -234,12 +235,13 @@ def run_chains(
         quantities = {"x": lambda state: coordinates.encode(state[hp.PARAMETER])}
     ranks = Ranks(kernel.model.prior.mean.mpi_comm())
     mine = range(ranks.world.rank // ranks.group.size, n_chains, ranks.world.size // ranks.group.size)
+    own = seed_of(Purpose.CHAIN_START, seed)
     begun: dict[int, dl.GenericVector] = {}
     records: dict[int, dict] = {}
 
     def begin() -> None:
         for c in mine:
-            m0 = draw_parameter(kernel.model.prior, (seed, c), 0) if starts is None else starts[c]
+            m0 = draw_parameter(kernel.model.prior, own, c) if starts is None else starts[c]
             _restart(kernel, (seed, c))
             begun[c] = kernel.warm_start(m0, warm_up) if warm_up else m0
             sample = hp.mcmc.chain.SampleStruct(kernel)

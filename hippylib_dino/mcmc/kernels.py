@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import dolfin as dl
 import numpy as np
 
-from hippylib_dino.data.streams import stream
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.mcmc.potentials import LatentCoordinates, PDEPotential, SurrogatePotential, check_gaussian
 from hippylib_dino.mcmc.proposals import Derivatives, Evaluation, LatentPoint, Proposal
 from hippylib_dino.modeling.jacobian_model import JacobianModel
+from hippylib_dino.random_streams import Purpose, generator
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.model import SurrogateModel
 
@@ -132,7 +132,7 @@ class LatentKernel(ABC):
 
     def _stream(self) -> np.random.Generator:
         """The random numbers of this step."""
-        rng = stream(self.seed, self._next)
+        rng = generator(Purpose.CHAIN, self.seed, self._next)
         self._next += 1
         self.counts.steps += 1
         return rng
@@ -295,7 +295,7 @@ class DelayedAcceptance(LatentKernel):
         """Start of a chain of the surrogate alone, with random numbers that no step of the kernel uses."""
         self.proposal.prepare(self.coordinates)
         self._potential = SurrogatePotential(self.surrogate)
-        rng = stream((*np.atleast_1d(self.seed).tolist(), purpose), 0)
+        rng = generator(Purpose.SURROGATE_CHAIN, self.seed, purpose)
         return self._surrogate_start(self.coordinates.encode(m)), rng
 
     def _surrogate_start(self, x: np.ndarray) -> LatentPoint:

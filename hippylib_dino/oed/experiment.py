@@ -19,6 +19,7 @@ from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.oed.affine import AffineMap
+from hippylib_dino.random_streams import Purpose, generator
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Draws:
         """
         if n_draws < 1:
             raise InputError(f"n_draws: expected at least 1, got {n_draws}.")
-        parameters, noise = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+        parameters, noise = (generator(p, seed) for p in (Purpose.DESIGN_DRAWS, Purpose.DESIGN_NOISE))
         return cls(
             parameters.standard_normal((n_draws, input_rank)),
             noise_covariance.color(noise.standard_normal((n_draws, noise_covariance.dim)).T).T,

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.oed.criteria import Criterion, Estimate, mean_over_draws
+from hippylib_dino.random_streams import Purpose, generator
 
 PROPOSALS = ("laplace", "prior")
 CHUNK = 1024  # inner samples that the network is asked for at once
@@ -114,7 +115,7 @@ def nested_monte_carlo(
     checked = experiment.check(design)
     if not checked:
         raise InputError("design: expected at least one sensor, got none.")
-    rng = np.random.default_rng(seed)
+    rng = generator(Purpose.NESTED, seed)
     rows = experiment.rows(checked)
     W = experiment.whiten(rows, experiment.decoder[rows])
     data = experiment.whiten(rows, experiment.data()[:, rows].T).T

@@ -16,17 +16,17 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 from tqdm import tqdm
 
-from hippylib_dino.data.streams import draw_parameter, stream
+from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.jacobian import reason
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, gather, map_block, owned_values, set_owned_values, sum_over_ranks
 from hippylib_dino.oed.experiment import Draws, check_design, check_groups
+from hippylib_dino.random_streams import Purpose, generator, seed_of
 from hippylib_dino.reduction.basis import Basis
 from hippylib_dino.surrogate.posterior import laplace
 
-NOISE_STREAM = 1  # beside that of the parameters
 NAN = float("nan")
 
 
@@ -119,7 +119,7 @@ class PDECriteria:
         Whose misfit observes all candidates, at points of the state; steady, or at several times (`hp.MisfitTD`).
     n_draws : int
     seed : int
-        Of parameters and noise: a draw depends on (seed, its number) alone.
+        Of parameters and noise: a draw depends on (seed, its number) alone.  No dataset has it among its samples.
     groups : sequence of sequences of int, optional
         Observables of each candidate; default one candidate for each observable.
     goals : (n_goals, dM) array, optional
@@ -181,16 +181,21 @@ class PDECriteria:
         """Number of candidate sensors."""
         return len(self.groups)
 
+    def parameter(self, draw: int) -> dl.Vector:
+        """Parameter of a draw; no dataset has it among its samples."""
+        return draw_parameter(self.model.prior, seed_of(Purpose.VERDICT, self.seed), draw)
+
     def noise(self) -> np.ndarray:
         """Noise of all observables in each draw, (n_draws, dQ)."""
-        return np.array([self._noise.sample(stream((self.seed, NOISE_STREAM), i)) for i in range(self.n_draws)])
+        streams = (generator(Purpose.VERDICT_NOISE, self.seed, i) for i in range(self.n_draws))
+        return np.array([self._noise.sample(rng) for rng in streams])
 
     def draws(self, basis: Basis) -> Draws:
         """The same draws for a surrogate with this input basis: encoded parameters, and the noise."""
         prior = self.model.prior
         order = _check_basis(prior, basis)
         encoder, shift = order.from_array(basis.encoder), order.from_array(basis.shift)
-        deviations = [owned_values(draw_parameter(prior, self.seed, i)) - shift for i in range(self.n_draws)]
+        deviations = [owned_values(self.parameter(i)) - shift for i in range(self.n_draws)]
         return Draws(sum_over_ranks(np.array(deviations) @ encoder, order.comm), self.noise())
 
     def evaluate(self, designs: Iterable[Iterable[int]], *, progress: bool = False) -> PDEResult:
@@ -233,7 +238,7 @@ class PDECriteria:
 
         def work() -> None:
             for i in self._share(self.n_draws):
-                own = self.model.evalObservable(draw_parameter(self.model.prior, self.seed, i))
+                own = self.model.evalObservable(self.parameter(i))
                 if self._ranks.writes:
                     q[i] = own
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from hippylib_dino.errors import InputError
 from hippylib_dino.oed.constraints import Budget, Constraint
+from hippylib_dino.random_streams import Purpose, generator
 
 BETTER = 1e-9  # relative; gains smaller than this are rounding
 DESIGNS_AT_ONCE = 256
@@ -368,7 +369,7 @@ def random_designs(
     if n_designs < 1:
         raise InputError(f"n_designs: expected at least 1, got {n_designs}.")
     free = np.array([c for c in search.candidates if c not in search.fixed], dtype=int)
-    rng = np.random.default_rng(seed)
+    rng = generator(Purpose.RANDOM_DESIGNS, seed)
     designs: list[tuple[int, ...]] = []
     for _ in range(n_designs * MAX_TRIES):
         rest = rng.choice(free, n_sensors - len(search.fixed), replace=False)

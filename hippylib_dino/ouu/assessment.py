@@ -15,6 +15,7 @@ from hippylib_dino.ouu.ensembles import Ensemble, checked_control
 from hippylib_dino.ouu.minimization import checked_bounds, projected_gradient
 from hippylib_dino.ouu.objective import Objective, finite_quantity
 from hippylib_dino.ouu.risk import RiskMeasure
+from hippylib_dino.random_streams import Purpose, generator
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def assess(
     z = checked_control(z, objective.ensemble.n_control)
     low, high = checked_bounds(bounds, len(z))
     _check(objective, paired, cheap, confidence, n_bootstrap)
-    rng = np.random.default_rng(seed)
+    rng = generator(Purpose.BOOTSTRAP, seed)
     level = _Level(objective.risk, objective.weights, objective.ensemble, z)
     pairs = [level]
     if paired is not None and cheap is not None:

@@ -17,6 +17,7 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.quantities import FormQuantity
 from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_values
 from hippylib_dino.ouu.ensembles import Ensemble, checked_control
+from hippylib_dino.random_streams import Purpose, seed_of
 from hippylib_dino.reduction.basis import Basis
 
 
@@ -63,10 +64,11 @@ class PDEEnsemble(Ensemble):
 
     @classmethod
     def draw(cls, model: JacobianModel, quantity: FormQuantity, n: int, *, seed: int) -> PDEEnsemble:
-        """At samples 0 .. n-1 of the prior in stream `seed`, which `hd.generate` must not have been given."""
+        """At n samples of the prior, of this seed's own: no dataset has them among its samples."""
         _order(model)
+        own = seed_of(Purpose.PDE_ENSEMBLE, seed)
         ensemble = cls.__new__(cls)
-        ensemble._start(model, quantity, n, lambda i: owned_values(draw_parameter(model.prior, seed, i)))
+        ensemble._start(model, quantity, n, lambda i: owned_values(draw_parameter(model.prior, own, i)))
         return ensemble
 
     def _start(self, model: JacobianModel, quantity: FormQuantity, n: int, take: Callable[[int], np.ndarray]) -> None:

@@ -27,11 +27,11 @@ from hippylib_dino.modeling.spaces import DofOrder, owned_values, set_owned_valu
 from hippylib_dino.network.architecture import TrainableArchitecture
 from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
+from hippylib_dino.random_streams import Purpose, seed_of
 from hippylib_dino.surrogate.certification import NAN, Certificate, certify
 from hippylib_dino.surrogate.metric import latent_posterior, parameter_to_judge
 from hippylib_dino.surrogate.model import SurrogateModel
 
-STREAM = 4  # random streams besides those of a dataset and of forward UQ: see uq/control_variate.py
 CHECK, VERDICT = 1, 1  # PDE solves that a batch takes besides its samples: the dataset's check, the next certificate
 FEWEST = 2  # PDE solves of the first certificate, with that of an initial guess
 
@@ -332,7 +332,7 @@ class _Batches:
         arrays = (observed_data(model.misfit), *surrogate.dino.weights)
         content = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
         digest = hashlib.sha256(content + f"{seed}, {n_per_round}".encode()).hexdigest()[:12]
-        self._name, self._seed = f"enrichment {digest}", (seed, STREAM, int(digest, 16))
+        self._name, self._seed = f"enrichment {digest}", (seed, int(digest, 16))
 
     def add(self, dataset: Dataset, number: int, judged: _Judged, n: int) -> tuple[Dataset, np.ndarray]:
         """Append `n` samples of round `number`, or what an interrupted call planned; the dataset and their numbers."""
@@ -351,7 +351,8 @@ class _Batches:
         solved = bool(np.isfinite(judged.certificate.cost.total))
         points = [judged.solution[hp.PARAMETER]] if solved else []
         draws = n - len(points)
-        points += [draw_posterior(judged.posterior, (*self._seed, number), i) for i in range(draws)]
+        seed = seed_of(Purpose.ENRICHMENT, self._seed, number)
+        points += [draw_posterior(judged.posterior, seed, i) for i in range(draws)]
         parameters = np.array([self._order.to_array(owned_values(m)) for m in points])
         # the same on all groups to the last bit
         return self.ranks.world.bcast(parameters), ["MAP point"] * solved + ["Laplace posterior"] * draws

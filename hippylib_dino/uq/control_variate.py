@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from hippylib_dino.data.dataset import DONE, Dataset
 from hippylib_dino.data.handout import Handout
-from hippylib_dino.data.streams import stream
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import check_fingerprint, operator_fingerprint, prior_fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.network.dino import DINO, check_bases
+from hippylib_dino.random_streams import Purpose, generator, seed_of
 from hippylib_dino.surrogate.model import SurrogateModel
 from hippylib_dino.uq.estimators import (
     FEWEST,
@@ -38,8 +38,6 @@ from hippylib_dino.uq.estimators import (
 from hippylib_dino.uq.law import GaussianLaw
 
 QoI = Callable[[np.ndarray], np.ndarray]
-# random streams besides those of a dataset, whose samples the surrogate has seen: seed, and (seed, 1) of its probes
-PDE_STREAM, SURROGATE_STREAM = 2, 3
 CHUNK, CHUNK_ENTRIES = 2048, 4_000_000  # surrogate samples at once, and the entries that their observables may have
 RATIO, MOST = 1000, 1_000_000  # surrogate samples for a PDE sample, where the number is left open, and at most
 
@@ -412,7 +410,8 @@ class _Pairs:
                 f"{len(failed)} PDE solves failed, more than max_failures={self.max_failures}; the first: "
                 f"{failed[min(failed)]}"
             )
-        self.failures = [{"index": i, "seed": [self.seed, PDE_STREAM], "reason": failed[i]} for i in sorted(failed)]
+        seed = list(seed_of(Purpose.UQ_PDE, self.seed))
+        self.failures = [{"index": i, "seed": seed, "reason": failed[i]} for i in sorted(failed)]
         values, x, seconds = np.empty(len(found)), np.empty((len(found), len(self.law.mean))), np.empty(len(found))
         for row, index in enumerate(sorted(found)):
             values[row], x[row], seconds[row] = found[index]
@@ -420,7 +419,7 @@ class _Pairs:
 
     def _one(self, index: int) -> tuple[float, np.ndarray, float]:
         start = time.perf_counter()
-        m = self.law.draw((self.seed, PDE_STREAM), index)
+        m = self.law.draw(seed_of(Purpose.UQ_PDE, self.seed), index)
         q = self.model.evalObservable(m)
         seconds = time.perf_counter() - start
         return float(_checked(self.qoi, q[None], "PDE")[0]), self.law.encode(m), seconds
@@ -443,7 +442,7 @@ def _evaluate(
     def work() -> None:
         for first in _shown(range(group * size, n, n_groups * size), progress and ranks.is_first):
             count = min(size, n - first)
-            x = law.latent(stream((seed, SURROGATE_STREAM), first // size), count)
+            x = law.latent(generator(Purpose.SURROGATE_ALONE, seed, first // size), count)
             q = dino.output_basis.decode(dino.latent_map.value(x))
             own = _checked(qoi, q, "surrogate")
             if ranks.writes:

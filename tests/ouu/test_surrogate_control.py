@@ -24,7 +24,7 @@ def moved(x, h, direction):
 
 
 def draw(model, index=0):
-    return hd.data.draw_parameter(model.prior, 5, index)
+    return hd.data.draw_parameter(model.prior, seed_of(Purpose.PDE_ENSEMBLE, 5), index)
 
 
 @pytest.mark.parametrize("variable", [hp.PARAMETER, CONTROL])
@@ -113,6 +113,7 @@ import sys, dolfin as dl, numpy as np, hippylib_dino as hd
 from tests import control_problems
 from tests.control_problems import ControlModel
 from hippylib_dino.modeling.spaces import DofOrder, set_owned_values
+from hippylib_dino.random_streams import Purpose, seed_of
 dl.set_log_level(dl.LogLevel.ERROR)
 dino = hd.DINO.load({path!r})
 model = control_problems.build("bent", hd.sample_communicator(None))

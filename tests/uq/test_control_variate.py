@@ -12,7 +12,7 @@ import hippylib_dino as hd
 from hippylib_dino import uq
 from hippylib_dino.errors import FingerprintError, InputError, SolveError
 from hippylib_dino.plotting.forward_uq import plot_control_variate
-from hippylib_dino.uq.control_variate import PDE_STREAM
+from hippylib_dino.random_streams import Purpose, seed_of
 from hippylib_dino.uq.law import GaussianLaw
 from tests import problems
 
@@ -184,7 +184,7 @@ def test_fresh_samples_join_held_out_ones(models, surrogates, confusion_dataset)
 def test_fresh_samples_are_none_that_a_dataset_of_the_seed_holds(models):
     model = models["linear"]
     for index in range(3):
-        own = hd.data.draw_parameter(model.prior, (0, PDE_STREAM), index)
+        own = hd.data.draw_parameter(model.prior, seed_of(Purpose.UQ_PDE, 0), index)
         other = hd.data.draw_parameter(model.prior, 0, index)
         own.axpy(-1.0, other)
         assert own.norm("l2") > 0.1
