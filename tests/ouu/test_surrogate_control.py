@@ -6,6 +6,7 @@ import hippylib_dino as hd
 from hippylib_dino.errors import FingerprintError, InputError, VectorError
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.modeling.verify import STEPS, rate
+from hippylib_dino.random_streams import Purpose, seed_of
 from tests import control_problems
 from tests.control_problems import CONTROL, ControlModel, vector
 
@@ -113,7 +114,6 @@ import sys, dolfin as dl, numpy as np, hippylib_dino as hd
 from tests import control_problems
 from tests.control_problems import ControlModel
 from hippylib_dino.modeling.spaces import DofOrder, set_owned_values
-from hippylib_dino.random_streams import Purpose, seed_of
 dl.set_log_level(dl.LogLevel.ERROR)
 dino = hd.DINO.load({path!r})
 model = control_problems.build("bent", hd.sample_communicator(None))
