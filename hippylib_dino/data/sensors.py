@@ -68,7 +68,7 @@ def check_sensors(model: JacobianModel, *, warn: bool = True) -> None:
         raise MisfitError(
             f"misfit: none of its {n} observables depends on the parameter, so that nothing can be learned: "
             f"{'; '.join(findings)}. Check the points of the sensors against the mesh and its boundary, and that the "
-            "form has the parameter in it. On a mesh in small units hIPPYlib's own Newton stops at once, at an absolute "
+            "form has the parameter in it. In small units hIPPYlib's own Newton stops at once, at an absolute "
             "residual of 1e-10; hd.AcceleratedVariationalProblem does not."
         )
     alike = [group for group in twins if not group <= useless]

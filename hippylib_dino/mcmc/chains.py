@@ -242,16 +242,13 @@ def run_chains(
     )  # fmt: skip
     check_problem(ranks, lambda: {**_found(kernel, starts), **numbers})
     mine = range(ranks.world.rank // ranks.group.size, n_chains, ranks.world.size // ranks.group.size)
+    own = seed_of(Purpose.CHAIN_START, seed)
     begun: dict[int, dl.GenericVector] = {}
     records: dict[int, dict] = {}
 
     def begin() -> None:
         for c in mine:
-            m0 = (
-                draw_parameter(kernel.model.prior, seed_of(Purpose.CHAIN_START, seed), c)
-                if starts is None
-                else starts[c]
-            )
+            m0 = draw_parameter(kernel.model.prior, own, c) if starts is None else starts[c]
             _restart(kernel, (seed, c))
             begun[c] = kernel.warm_start(m0, warm_up) if warm_up else m0
             sample = hp.mcmc.chain.SampleStruct(kernel)

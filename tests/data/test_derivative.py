@@ -141,6 +141,8 @@ class Wrong:
         self._right = linearize_at(*point)
     def mult_local(self, directions):
         return 2.0 * self._right.mult_local(directions)
+    def owned_rows(self):
+        return 2.0 * self._right.owned_rows()
 model.linearize_at = Wrong
 try:
     hd.generate(model, {str(tmp_path / "e")!r}, **settings)

@@ -110,7 +110,7 @@ def test_time_dependent_problem(models):
     n = model.noise_covariance.dim
     pde = PDECriteria(model, n_draws=1, seed=1, rel_tolerance=1e-9)
     result = pde.evaluate([range(n), (0, n - 1)])
-    data = model.evalObservable(hd.data.draw_parameter(model.prior, 1, 0)) + pde.noise()[0]
+    data = model.evalObservable(pde.parameter(0)) + pde.noise()[0]
     for member, rows in zip(model.misfit.misfits, model.observation.rows, strict=True):
         hd.modeling.set_owned_values(member.d, data[rows])
     solution, solver = solve_map(model, GN_iter=50)

@@ -7,6 +7,7 @@ import hippylib_dino as hd
 from hippylib_dino.errors import InputError, SolveError
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.modeling.verify import STEPS, rate
+from hippylib_dino.random_streams import Purpose, seed_of
 from tests import control_problems
 from tests.control_problems import CONTROL, ControlModel, vector
 
@@ -39,7 +40,7 @@ def test_it_is_what_a_control_model_says_of_each_sample(ensemble, control_model)
     q, J = ensemble.quantity_and_jacobian(Z)
     H = ensemble.hessian_actions(Z, direction)
     for i in range(3):
-        x = caller.point(hd.data.draw_parameter(control_model.prior, 5, i), z)
+        x = caller.point(hd.data.draw_parameter(control_model.prior, seed_of(Purpose.PDE_ENSEMBLE, 5), i), z)
         caller.adjoint(x)
         assert caller.quantity.cost(x) == pytest.approx(q[i], rel=1e-8)
         np.testing.assert_allclose(owned_values(caller.gradient(x)), J[i], rtol=1e-6)
@@ -68,14 +69,24 @@ def test_a_control_that_is_changed_in_place_is_another(ensemble):
 
 def test_samples_are_given_or_drawn(ensemble, control_model):
     order = hd.modeling.DofOrder(control_model.prior.Vh)
-    samples = [order.to_array(owned_values(hd.data.draw_parameter(control_model.prior, 5, i))) for i in range(3)]
+    samples = [
+        order.to_array(owned_values(hd.data.draw_parameter(control_model.prior, seed_of(Purpose.PDE_ENSEMBLE, 5), i)))
+        for i in range(3)
+    ]
     given = hd.ouu.PDEEnsemble(control_model, ensemble.form, samples)
     np.testing.assert_allclose(given.quantity(Z), ensemble.quantity(Z), rtol=1e-9)
 
 
 def test_latent_samples_are_those_of_the_basis(ensemble, control_model, control_dino):
     order = hd.modeling.DofOrder(control_model.prior.Vh)
-    m = np.array([order.to_array(owned_values(hd.data.draw_parameter(control_model.prior, 5, i))) for i in range(3)])
+    m = np.array(
+        [
+            order.to_array(
+                owned_values(hd.data.draw_parameter(control_model.prior, seed_of(Purpose.PDE_ENSEMBLE, 5), i))
+            )
+            for i in range(3)
+        ]
+    )
     x = ensemble.latent(control_dino.input_basis)
     np.testing.assert_allclose(x, control_dino.latent(m, Z)[:, : x.shape[1]], atol=1e-9)
 

@@ -6,6 +6,7 @@ import hippylib_dino as hd
 from hippylib_dino.errors import FingerprintError, InputError, VectorError
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.modeling.verify import STEPS, rate
+from hippylib_dino.random_streams import Purpose, seed_of
 from tests import control_problems
 from tests.control_problems import CONTROL, ControlModel, vector
 
@@ -24,7 +25,7 @@ def moved(x, h, direction):
 
 
 def draw(model, index=0):
-    return hd.data.draw_parameter(model.prior, 5, index)
+    return hd.data.draw_parameter(model.prior, seed_of(Purpose.PDE_ENSEMBLE, 5), index)
 
 
 @pytest.mark.parametrize("variable", [hp.PARAMETER, CONTROL])
