@@ -67,8 +67,10 @@ def generate(
     n_validation: int | None = None,
     n_test: int | None = None,
     n_basis_samples: int | None = None,
-    input_rank: Annotated[str, typer.Option(help="A rank, or a share of the energy such as 0.9999.")] = "100",
-    output_rank: Annotated[str | None, typer.Option(help="The same; default 50, or all for identity.")] = None,
+    input_rank: Annotated[
+        str | None, typer.Option(help="A rank, or a share of the energy such as 0.9999; default at most 100.")
+    ] = None,
+    output_rank: Annotated[str | None, typer.Option(help="The same; default at most 50, all for identity.")] = None,
     control_rank: Annotated[str | None, typer.Option(help="Of controls, the same; default all of them.")] = None,
     input_basis: Annotated[str, typer.Option(help="derivative or kle.")] = "derivative",
     output_basis: Annotated[str, typer.Option(help="derivative, pod or identity.")] = "derivative",
@@ -98,7 +100,7 @@ def generate(
         n_validation=n_validation,
         n_test=n_test,
         n_basis_samples=n_basis_samples,
-        input_rank=parse_rank("input_rank", input_rank),
+        input_rank=None if input_rank is None else parse_rank("input_rank", input_rank),
         output_rank=None if output_rank is None else parse_rank("output_rank", output_rank),
         control_rank=None if control_rank is None else parse_rank("control_rank", control_rank),
         input_basis=input_basis,

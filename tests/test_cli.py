@@ -156,3 +156,15 @@ def test_optimal_control_needs_a_control(linear_dino, tmp_path):
         run.invoke(
             cli.app, f"ouu applications.semilinear_control {tmp_path / 'a.dino'}".split(), catch_exceptions=False
         )
+
+
+def test_ranks_may_be_left_to_the_problem(tmp_path):
+    """25 sensors, 81 parameters: fewer than the default ranks."""
+    command = f"generate applications.poisson {tmp_path / 'd'} --mesh-size 8 --n-samples 4 --n-validation 1 --n-test 1"
+    result = run.invoke(cli.app, command.split(), catch_exceptions=False)
+    assert result.exit_code == 0
+    dataset = hd.Dataset.open(tmp_path / "d")
+    assert dataset.output_basis.rank == 25
+    assert 6 < dataset.input_basis.rank <= 81
+    with pytest.raises(hd.errors.RankError, match="output_rank: expected at most 25"):
+        run.invoke(cli.app, f"{command} --output-rank 26".replace("/d ", "/e ").split(), catch_exceptions=False)

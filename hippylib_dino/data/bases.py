@@ -23,8 +23,10 @@ from hippylib_dino.reduction.output import (
 )
 
 
-def build_output_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, done: np.ndarray) -> Basis:
-    """The output basis of a plan, from the basis samples `done`."""
+def build_output_basis(
+    model: JacobianModel, plan: Plan, scratch: zarr.Group, done: np.ndarray, *, at_most: bool = False
+) -> Basis:
+    """The output basis of a plan, from the basis samples `done`; of a rank `at_most` that of the plan."""
     rank = plan.asked("output")
     if model.whole_state:
         data, states = model.data_space, scratch["observable"]
@@ -32,12 +34,12 @@ def build_output_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, do
         def snapshots(block: np.ndarray) -> np.ndarray:
             return np.column_stack([data.local(states[int(i)]) for i in done[block]])
 
-        return pod_state_basis(snapshots, data, n_samples=len(done), rank=rank)
+        return pod_state_basis(snapshots, data, n_samples=len(done), rank=rank, at_most=at_most)
     observables, noise = scratch["observable"].oindex[done], model.weight_covariance
     if plan.output_basis == "identity":
         return identity_output_basis(observables, noise)
     if plan.output_basis == "pod":
-        return pod_output_basis(observables, noise, rank=rank)
+        return pod_output_basis(observables, noise, rank=rank, at_most=at_most)
     covariance = sum(scratch["covariance"][int(i)] for i in done) / len(done)
     controls = model.control_distribution
     if controls is not None:
@@ -47,8 +49,13 @@ def build_output_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, do
     return derivative_output_basis(observables.mean(axis=0), covariance, noise, rank=rank)
 
 
-def build_input_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, done: np.ndarray) -> Basis:
-    """The input basis of a plan, from the basis samples `done`; of a whole state from their rows (Φ⁺)ᵀ J."""
+def build_input_basis(
+    model: JacobianModel, plan: Plan, scratch: zarr.Group, done: np.ndarray, *, at_most: bool = False
+) -> Basis:
+    """The input basis of a plan, from the basis samples `done`; of a whole state from their rows (Φ⁺)ᵀ J.
+
+    With `at_most`, of as many directions as the samples hold, up to the plan's rank.
+    """
     rank, order = plan.asked("input"), DofOrder(model.prior.Vh)
     if plan.input_basis == "kle":
         return kle_input_basis(model.prior, rank=rank, seed=plan.seed)
@@ -65,8 +72,9 @@ def build_input_basis(model: JacobianModel, plan: Plan, scratch: zarr.Group, don
 
     total = float(np.mean(energies))
     return derivative_input_basis(
-        model.prior, jacobians, noise, rank=rank, n_samples=len(done), seed=plan.seed, total_energy=total
-    )
+        model.prior, jacobians, noise, rank=rank, n_samples=len(done), seed=plan.seed, total_energy=total,
+        at_most=at_most,
+    )  # fmt: skip
 
 
 def build_control_basis(

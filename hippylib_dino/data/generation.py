@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -37,7 +37,8 @@ from hippylib_dino.modeling.jacobian_model import JacobianModel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
 from hippylib_dino.reduction.ranks import Rank, checked_rank
 
-DEFAULT_OUTPUT_RANK = 50
+# where the problem and the samples give so many; fewer otherwise
+DEFAULT_INPUT_RANK, DEFAULT_OUTPUT_RANK = 100, 50
 
 
 def generate(
@@ -48,7 +49,7 @@ def generate(
     n_validation: int | None = None,
     n_test: int | None = None,
     n_basis_samples: int | None = None,
-    input_rank: Rank = 100,
+    input_rank: Rank | None = None,
     output_rank: Rank | None = None,
     control_rank: Rank | None = None,
     input_basis: str = "derivative",
@@ -86,7 +87,8 @@ def generate(
         observable is the whole state all of them make the output basis, and the first 128 the others.
     input_rank, output_rank : int or float
         rM and rQ: an int, or as a float in (0, 1) the share of the total energy of the basis that the rank is to
-        hold at least, see `Basis.energy`.  Default 100 and 50, or all observables with ``output_basis="identity"``.
+        hold at least, see `Basis.energy`.  Default 100 and 50 or as many as the problem and the samples give, all
+        observables with ``output_basis="identity"``, or what a resumed dataset has.
     control_rank : int or float, optional
         rZ of derivative-informed controls, in the same way; default all controls, whitened by their distribution.
     input_basis : "derivative" or "kle"
@@ -166,10 +168,11 @@ def generate(
     )  # fmt: skip
     check_agreement(ranks, asked_for)
     there = resume and ranks.on_first((path / "zarr.json").exists)
-    stored = ranks.on_first(lambda: Dataset.open(path).plan) if there else None
+    stored, based = ranks.on_first(lambda: _stored(path)) if there else (None, False)
+    by_default = {name for name, rank in (("input", input_rank), ("output", output_rank)) if rank is None}
     asked = (
-        checked_rank("input_rank", input_rank),
-        _output_rank(output_rank, output_basis, model),
+        _rank("input", input_rank, DEFAULT_INPUT_RANK, stored if based else None),
+        _rank("output", output_rank, _default_output_rank(output_basis, model), stored if based else None),
         _control_rank(control_rank, model),
     )
     shares = [rank if isinstance(rank, float) else None for rank in asked]
@@ -193,7 +196,9 @@ def generate(
         control_energy=shares[2],
     )
     solver = SampleSolver(model, seed, retry=retry, reuse=reuse)
-    run = _Run(model, path, plan, ranks, solver, max_failures=max_failures, progress=progress)
+    run = _Run(
+        model, path, plan, ranks, solver, by_default=by_default, max_failures=max_failures, progress=progress
+    )  # fmt: skip
     run.check_guess(initial_guess)
     if not there:
         ranks.together(lambda: check_sensors(model, warn=ranks.is_first))
@@ -309,11 +314,21 @@ def _default(given: int | None, share: int, stored: int | None) -> int:
     return max(1, share, stored or 0) if given is None else given
 
 
-def _output_rank(asked: Rank | None, output_basis: str, model: JacobianModel) -> Rank:
-    """What is asked for, or the default of the basis."""
-    if asked is None:
-        return model.data_space.dim if output_basis == "identity" else DEFAULT_OUTPUT_RANK
-    return checked_rank("output_rank", asked)
+def _stored(path: Path) -> tuple[Plan, bool]:
+    """The plan of the dataset that is there, and whether its bases are."""
+    dataset = Dataset.open(path)
+    return dataset.plan, dataset.has_bases
+
+
+def _rank(basis: str, asked: Rank | None, default: int, stored: Plan | None) -> Rank:
+    """What is asked for, what the bases that are there have, or the default."""
+    if asked is not None:
+        return checked_rank(f"{basis}_rank", asked)
+    return default if stored is None else stored.asked(basis)
+
+
+def _default_output_rank(output_basis: str, model: JacobianModel) -> int:
+    return model.data_space.dim if output_basis == "identity" else DEFAULT_OUTPUT_RANK
 
 
 def _control_basis(control_rank: Rank | None, model: JacobianModel) -> str:
@@ -350,16 +365,17 @@ class _Run:
         ranks: Ranks,
         solver: SampleSolver,
         *,
+        by_default: Collection[str] = (),
         max_failures: int,
         progress: bool,
     ):
-        self.model, self.path, self.plan, self.ranks, self.solver = model, path, plan, ranks, solver
-        self.max_failures, self.progress = max_failures, progress
+        self.model, self.path, self.ranks, self.solver = model, path, ranks, solver
+        self.by_default, self.max_failures, self.progress = by_default, max_failures, progress
         self.data = model.data_space
         self.order, self.state_order = DofOrder(model.prior.Vh), DofOrder(model.problem.Vh[hp.STATE])
-        # rows of a Jacobian that the first pass keeps
-        n_rows = plan.output_rank if model.whole_state and plan.output_rank else self.data.dim
-        plan.check(self.order.dim, self.data.dim, n_rows)
+        dims = (self.order.dim, self.data.dim, model.whole_state)
+        self.plan = plan = plan.lowered(by_default, *dims)
+        plan.check(*dims)
         if model.whole_state and (plan.output_basis != "pod" or plan.store_full):
             raise InputError(
                 'output_basis, store_full: a whole state is compressed by output_basis="pod", and its full Jacobians '
@@ -586,7 +602,8 @@ class _Run:
         return done
 
     def _build_output_basis(self) -> None:
-        basis = build_output_basis(self.model, self.plan, self.root[SCRATCH], self._basis_samples())
+        at_most = "output" in self.by_default
+        basis = build_output_basis(self.model, self.plan, self.root[SCRATCH], self._basis_samples(), at_most=at_most)
         if self.ranks.writes:
             write_basis(self.root, "output", basis)
             update_attributes(self.root, plan=replace(self.plan, output_rank=basis.rank).to_attributes())
@@ -627,7 +644,8 @@ class _Run:
         done = self._basis_samples("rows_status" if rows else "status")
         if self.progress and self.ranks.writes:
             tqdm.write(f"computing the {plan.input_basis} input basis, rank {plan.asked('input')}, {len(done)} samples")
-        basis = build_input_basis(self.model, plan, self.root[SCRATCH], done)
+        at_most = "input" in self.by_default
+        basis = build_input_basis(self.model, plan, self.root[SCRATCH], done, at_most=at_most)
         if self.ranks.writes:
             write_basis(self.root, "input", basis)
             plan = replace(plan, input_rank=basis.rank)

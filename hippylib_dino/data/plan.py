@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -161,21 +162,42 @@ class Plan:
         names = ("input_rank", "output_rank", "control_rank", "n_given")
         return replace(self, **{name: getattr(stored, name) for name in names}).with_segments(stored.segments)
 
-    def check(self, n_parameters: int, n_observables: int, n_rows: int) -> None:
+    def lowered(self, bases: Collection[str], n_parameters: int, n_observables: int, whole_state: bool) -> Plan:
+        """This plan with the ranks of `bases`, "input" or "output", no larger than its samples can give."""
+        plan = self
+        if "output" in bases:  # at least 1, which `check` refuses where there is none
+            limit = max(1, plan._output_limit(n_observables))
+            plan = replace(plan, output_rank=min(plan.output_rank, limit))
+        if "input" in bases:
+            limit = max(1, plan._input_limit(n_parameters, n_observables, whole_state))
+            plan = replace(plan, input_rank=min(plan.input_rank, limit))
+        return plan
+
+    def _output_limit(self, n_observables: int) -> int:
+        return min(n_observables, self.n_basis_samples - 1) if self.output_basis == "pod" else n_observables
+
+    def _input_limit(self, n_parameters: int, n_observables: int, whole_state: bool) -> int:
+        if self.input_basis != "derivative":
+            return n_parameters
+        # rows of each Jacobian that the input basis is made from; the output rank of a share is not known yet
+        n_rows = self.output_rank if whole_state and self.output_rank else n_observables
+        return min(n_parameters, self.n_basis_samples * n_rows)
+
+    def check(self, n_parameters: int, n_observables: int, whole_state: bool) -> None:
         """Raise `InputError` for numbers and names that cannot be, `RankError` for ranks beyond the data.
 
         Parameters
         ----------
         n_parameters, n_observables : int
             dM, dQ.
-        n_rows : int
-            Rows of each Jacobian that the input basis is made from.
+        whole_state : bool
+            Whether the observable is the whole state, whose input basis is made from rQ rows of each Jacobian.
         """
         for name in ("n_train", "n_basis_samples"):
             if getattr(self, name) < 1:
                 argument = "n_samples" if name == "n_train" else name
                 raise InputError(f"{argument}: expected at least 1, got {getattr(self, name)}.")
-        for name in ("n_validation", "n_test"):
+        for name in ("n_validation", "n_test", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}: expected at least 0, got {getattr(self, name)}.")
         if self.n_basis_samples > self.n_train:
@@ -192,10 +214,8 @@ class Plan:
                 f"output_rank: expected {n_observables}, all observables, which the identity keeps, got "
                 f'{self.asked("output")}. Leave output_rank away, or pass output_basis="derivative" or "pod".'
             )
-        n_jacobian_rows = self.n_basis_samples * n_rows if self.input_basis == "derivative" else n_parameters
-        self._check_rank("input_rank", min(n_parameters, n_jacobian_rows))
-        n_pod = self.n_basis_samples - 1 if self.output_basis == "pod" else n_observables
-        self._check_rank("output_rank", min(n_observables, n_pod))
+        self._check_rank("input_rank", self._input_limit(n_parameters, n_observables, whole_state))
+        self._check_rank("output_rank", self._output_limit(n_observables))
 
     def _check_rank(self, name: str, limit: int) -> None:
         if getattr(self, name) > limit:

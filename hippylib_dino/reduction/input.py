@@ -31,6 +31,7 @@ def derivative_input_basis(
     n_samples: int,
     seed: int = 0,
     total_energy: float | None = None,
+    at_most: bool = False,
 ) -> Basis:
     """Derivative-informed input basis: (E[Jᵀ Γ⁻¹ J]) ψ = λ R ψ, the expectation a sample mean.
 
@@ -52,17 +53,21 @@ def derivative_input_basis(
     total_energy : float, optional
         Sum of all eigenvalues, the mean of tr(Γ⁻¹ J R⁻¹ Jᵀ); what is missing for a share is computed, with dQ prior
         solves a sample.
+    at_most : bool
+        Take the directions that the samples hold where these are fewer than `rank`.
 
     Raises
     ------
     InputError
         If `rank` is neither.
     RankError
-        If the samples do not hold `rank` directions.
+        If the samples do not hold `rank` directions, unless `at_most`.
     """
     rank = checked_rank("input_rank", rank)
     limit = min(prior.mean.size(), n_samples * noise.dim)
     source = f"{n_samples} Jacobians of {noise.dim} observables for {prior.mean.size()} parameters"
+    if at_most and isinstance(rank, int):
+        rank = min(rank, limit)
     _check_rank(rank, limit, source)
     order, R, R_inverse, reduce = _operators(prior)
 
@@ -84,6 +89,8 @@ def derivative_input_basis(
     else:
         found = pairs(rank)
     independent = int((found[0] > NEGLIGIBLE * found[0][0]).sum())
+    if at_most:
+        rank = min(rank, max(1, independent))
     _check_rank(rank, independent, f"the mean of JᵀΓ⁻¹J over {n_samples} samples, numerically")
     return _gathered(order, prior, found, rank, "derivative", total_energy)
 

@@ -41,7 +41,7 @@ def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: Noi
     return _eigenbasis(mean, covariance, noise, rank, "derivative")
 
 
-def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: Rank) -> Basis:
+def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: Rank, at_most: bool = False) -> Basis:
     """Eigenvectors of the sample covariance of q in the Γ⁻¹ inner product; the mean is the shift.
 
     Parameters
@@ -50,13 +50,17 @@ def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: R
     noise : NoiseCovariance
     rank : int or float
         rQ, or the share of the spectrum's sum that it is to hold at least.
+    at_most : bool
+        Take min(dQ, n - 1) where that is less than `rank`.
 
     Raises
     ------
     RankError
-        If `rank` is not in 1 .. min(dQ, n - 1).
+        If `rank` is not in 1 .. min(dQ, n - 1), unless `at_most`.
     """
     n, dim = observables.shape
+    if at_most and n > 1:
+        rank = min(rank, dim, n - 1)
     if checked_rank("output_rank", rank) > min(dim, n - 1):
         raise RankError(
             f"output_rank: expected 1 .. {min(dim, n - 1)} for the POD of {n} samples of {dim} observables, "
@@ -68,7 +72,12 @@ def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: R
 
 
 def pod_state_basis(
-    snapshots: Callable[[np.ndarray], np.ndarray], data: DataSpace, *, n_samples: int, rank: Rank
+    snapshots: Callable[[np.ndarray], np.ndarray],
+    data: DataSpace,
+    *,
+    n_samples: int,
+    rank: Rank,
+    at_most: bool = False,
 ) -> Basis:
     """POD of a whole state in its data space, by the method of snapshots: mass-weighted, mean as shift.
 
@@ -84,11 +93,13 @@ def pod_state_basis(
     n_samples : int
     rank : int or float
         rQ, or the share of the spectrum's sum that it is to hold at least.
+    at_most : bool
+        Take the directions that the samples hold where these are fewer than `rank`.
 
     Raises
     ------
     RankError
-        If the samples do not hold `rank` directions.
+        If the samples do not hold `rank` directions, unless `at_most`.
     """
     rank = checked_rank("output_rank", rank)
     width = FIRST_RANK if isinstance(rank, float) else rank
@@ -106,6 +117,8 @@ def pod_state_basis(
     spectrum = np.maximum(values, 0.0) / max(n_samples - 1, 1)
     total = float(spectrum.sum())
     rank = _by_hand(rank, spectrum, total)
+    if at_most:
+        rank = min(rank, max(1, found))
     if rank > found:
         raise RankError(
             f"output_rank: expected 1 .. {found}, the number of independent directions in {n_samples} states, "

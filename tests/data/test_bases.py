@@ -265,3 +265,18 @@ def test_parameters_that_were_not_stored_are_named(models, tmp_path):
     d = hd.generate(models["linear"], tmp_path / "d", **SIZE, input_rank=6, output_rank=5, **QUIET)
     with pytest.raises(InputError, match=r"has no array 'm'; generate with store_full=True .* store_parameters=True"):
         d.full("m", [0])
+
+
+def test_default_ranks_follow_the_problem(models, tmp_path):
+    """49 parameters, 9 observables or so and few samples: what they give, found again by a resumed run."""
+    model = models["linear"]
+    numbers = {"n_samples": 4, "n_validation": 1, "n_test": 1, "progress": False}
+    dataset = hd.generate(model, tmp_path / "derivative", **numbers)
+    assert dataset.output_basis.rank == model.data_space.dim
+    assert 1 <= dataset.input_basis.rank <= min(model.prior.mean.size(), 4 * model.data_space.dim)
+    again = hd.generate(model, tmp_path / "derivative", **{**numbers, "n_samples": 5}, resume=True)
+    assert (again.input_basis.rank, len(again.members("train"))) == (dataset.input_basis.rank, 5)
+    assert hd.generate(model, tmp_path / "pod", output_basis="pod", **numbers).output_basis.rank == 3
+    for rank in ("input_rank", "output_rank"):
+        with pytest.raises(hd.errors.RankError, match=rank):
+            hd.generate(model, tmp_path / rank, **{rank: 1000}, **numbers)
