@@ -186,12 +186,13 @@ def test_another_noise_is_refused(models, tmp_path, monkeypatch):
 
 def test_kill_while_the_bases_are_written_is_resumed(models, tmp_path, monkeypatch):
     import hippylib_dino.data.generation as generation
+    from hippylib_dino.data import storing
 
     write = generation.write_basis
 
     def killed(group, name, basis):
         if name == "output":
-            group.create_group("bases/output")
+            storing.create_group(group, "bases/output")
             raise KeyboardInterrupt
         write(group, name, basis)
 
