@@ -89,6 +89,7 @@ def damaged_samples(dataset: Dataset) -> dict[int, str]:
     DatasetError
         If a basis, the noise or a given parameter is damaged, which no solve brings back.
     """
+    dataset = type(dataset)(dataset._group, dataset.path)  # of a truncated view, all that is stored
     twice = _StoredTwice(dataset)
     for i in dataset.given:
         dataset.given_parameter(i)

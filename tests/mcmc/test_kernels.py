@@ -92,7 +92,7 @@ def delayed(problem, surrogate, name, subchain):
 CASES = [
     ("exact", "Geometric", 3, 400),
     ("wrong", "PCN", 20, 1000),
-    ("wrong", "MALA", 30, 1000),
+    ("wrong", "MALA", 50, 1000),
     ("wrong", "Geometric", 1, 1000),
     ("wrong", "Geometric", 4, 1000),
     ("wrong", "Laplace", 8, 1000),
