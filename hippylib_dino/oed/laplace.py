@@ -90,7 +90,7 @@ def _solve_on_device(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from hippylib_dino.oed.device import solve as solve_on_device  # which imports Keras
 
-    return solve_on_device(f, rows, b, start, scale, rel_tolerance=rel_tolerance, max_iter=2 * MAX_ITER)
+    return solve_on_device(f, rows, b, start, scale, rel_tolerance=rel_tolerance, max_iter=8 * MAX_ITER)
 
 
 def _whitened(
