@@ -82,7 +82,7 @@ def ask(
     """
     span = _Span(hessian, posterior.Hlr, gradient)
     span.add(-span.smooth_gradient, -owned_values(gradient))
-    w, dual, seen = _draw(posterior, rng)
+    w, dual, seen = _draw(posterior, gradient, rng)
     first = len(span.directions)
     size = span.add(w, dual)
     image = size * size * float(span.inner(span.directions[first], span.images[first]))
@@ -99,14 +99,20 @@ def ask(
     return _curvature(span, found, gradient, error, share)
 
 
-def _draw(posterior: hp.GaussianLRPosterior, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    """w = Σ u_j ξ_j/√(1+λ_j), Ĥw, and wᵀ(Ĥ - R)w."""
+def _draw(
+    posterior: hp.GaussianLRPosterior, gradient: dl.GenericVector, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """w = Σ ±u_j ξ_j/√(1+λ_j), Ĥw, and wᵀ(Ĥ - R)w.
+
+    Each u_j is taken with the sign in which it has a component along the gradient: that of an eigenvector is arbitrary,
+    and another one on another partition of the mesh.
+    """
     d = np.maximum(posterior.d, 0.0)
     coefficients = rng.standard_normal(len(d)) / np.sqrt(1 + d)
     w, dual = posterior.mean.copy(), posterior.mean.copy()
     w.zero()
     for coefficient, u in zip(coefficients, (posterior.U[j] for j in range(len(d))), strict=True):
-        w.axpy(float(coefficient), u)
+        w.axpy(float(np.copysign(coefficient, coefficient * gradient.inner(u))), u)
     posterior.Hlr.mult(w, dual)
     return owned_values(w).copy(), owned_values(dual).copy(), float((d * coefficients**2).sum())
 
