@@ -81,10 +81,8 @@ hd.generate(model, {str(tmp_path / "d")!r}, **{SIZE!r}, progress=False)
     run_python(code, ranks=2)
     d = hd.Dataset.open(tmp_path / "d")
     assert d.attributes["initial_guess"] == chosen.attributes["initial_guess"]
-    np.testing.assert_array_equal(d.x, chosen.x)
-    np.testing.assert_allclose(
-        d.reduced_jacobian, chosen.reduced_jacobian, atol=1e-8 * np.abs(d.reduced_jacobian).max()
-    )
+    for ours, alone in ((d.x, chosen.x), (d.reduced_jacobian, chosen.reduced_jacobian)):
+        np.testing.assert_allclose(ours, alone, atol=1e-8 * np.abs(alone).max())
 
 
 def test_samples_that_were_not_solved_here_do_not_serve_as_starts(models, tmp_path):
