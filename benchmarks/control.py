@@ -26,6 +26,7 @@ from mpi4py import MPI
 
 import hippylib_dino as hd
 from applications import flow_control, semilinear_control
+from applications.compiling import compile_for_this_processor
 from benchmarks.tables import processor, table
 from hippylib_dino import ouu
 from hippylib_dino.network import ReducedProduct
@@ -125,8 +126,7 @@ def chosen(problem: str, small: bool) -> tuple[Case, Size]:
 
 
 def prepare(case: Case, size: Size) -> hd.JacobianModel:
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     return case.module.build(hd.sample_communicator(), size.mesh)
 
 

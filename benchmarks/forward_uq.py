@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 import hippylib_dino as hd
 from applications import reaction_diffusion
+from applications.compiling import compile_for_this_processor
 from applications.study import compile_forms
 from benchmarks.tables import processor, table
 from hippylib_dino.data.streams import stream
@@ -262,8 +263,7 @@ from {RANK} eigenvalues.
 def main() -> None:
     """Generate, train, solve, compare, write."""
     began = time.perf_counter()
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     model = reaction_diffusion.build(hd.sample_communicator(), MESH_SIZE)
     compile_forms(model)
     dataset = hd.generate(

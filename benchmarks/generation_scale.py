@@ -21,6 +21,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from applications.compiling import compile_for_this_processor
 from benchmarks.tables import processor, table
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,15 +34,13 @@ app = typer.Typer()
 @app.command()
 def worker(path: Path, mesh_size: int, n_samples: int, every: int = 0) -> None:
     """One generation, on as many ranks as `mpirun` gives; prints memory of all ranks, and along the way."""
-    import dolfin as dl
     from mpi4py import MPI
 
     import hippylib_dino as hd
     from applications import confusion
     from hippylib_dino.data.solving import SampleSolver
 
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     model = confusion.build(hd.sample_communicator(), mesh_size)
     model.jacobian(model.prior.mean).to_dense()  # compiles what is not compiled
     history, solve = [], SampleSolver.solve

@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import dolfin as dl
 import hippylib as hp
 import numpy as np
 import typer
@@ -24,6 +23,7 @@ from petsc4py import PETSc
 
 import hippylib_dino as hd
 from applications import confusion, hyperelasticity
+from applications.compiling import compile_for_this_processor
 from benchmarks.tables import plain_model, processor, table
 from hippylib_dino.data.projection import Projector, linearized_covariance
 from hippylib_dino.data.solving import Solved
@@ -187,8 +187,7 @@ def block_against_rows(n_repeats: int) -> list[list]:
 
 def main(n: int = 12, output: Path = RESULTS) -> None:
     """Measure, print, write the tables."""
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     results = [compare(name, build, size, n) for name, build, size in CASES]
     summary, breakdown, counts = ([result[k] for result in results] for k in range(3))
     header = ["problem", "dQ", "plain", "plain forward", "accelerated", "forward", "Jacobian", "plain : accelerated",

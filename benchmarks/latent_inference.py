@@ -13,11 +13,11 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-import dolfin as dl
 import numpy as np
 import typer
 
 import hippylib_dino as hd
+from applications.compiling import compile_for_this_processor
 from applications.study import compile_forms, solve_map
 from benchmarks.tables import plain_model, processor, table
 from benchmarks.trust import RANKS, observe, trained
@@ -121,8 +121,7 @@ def measure(problem: str) -> list:
 
 def main(output: Path = HERE / "results" / "latent_inference.md") -> None:
     """Measure both problems, write the table."""
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     rows = [measure(problem) for problem in RANKS]
     header = ["problem", "plain hIPPYlib", "accelerated PDE", "surrogate, Newton-CG", "of that, prior solves"]
     header += ["latent, one", f"latent, each of {N_BATCH}", "surrogate gains", "latent gains", "batch gains"]

@@ -24,6 +24,7 @@ import typer
 from mpi4py import MPI
 
 import hippylib_dino as hd
+from applications.compiling import compile_for_this_processor
 from benchmarks.tables import processor, table
 from hippylib_dino import oed
 
@@ -101,11 +102,9 @@ def note(path: Path, **seconds: float) -> None:
 
 
 def build(size: Size) -> hd.JacobianModel:
-    import dolfin as dl
 
     build_model = importlib.import_module(f"applications.{size.problem}").build
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     return build_model(hd.sample_communicator(), size.mesh)
 
 

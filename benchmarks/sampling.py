@@ -23,6 +23,7 @@ from mpi4py import MPI
 
 import hippylib_dino as hd
 from applications import reaction_diffusion
+from applications.compiling import compile_for_this_processor
 from applications.study import compile_forms, solve_map, synthetic_data
 from benchmarks.tables import processor, table
 from hippylib_dino import mcmc
@@ -71,8 +72,7 @@ def build(comm: MPI.Comm, mesh_size: int = 40) -> hd.JacobianModel:
 
 
 def prepare() -> hd.JacobianModel:
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     return build(hd.sample_communicator())
 
 

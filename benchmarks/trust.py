@@ -19,6 +19,7 @@ import numpy as np
 import typer
 
 import hippylib_dino as hd
+from applications.compiling import compile_for_this_processor
 from applications.study import TRUTH_SEED, compile_forms, relative_distance, solve_map
 from benchmarks.tables import processor, table
 from hippylib_dino.errors import SolveError
@@ -291,8 +292,7 @@ verdict agrees with that of the true distance (per informed direction, threshold
 
 def prepare() -> None:
     """Quiet dolfin, fast forms, a place for what is written."""
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     for folder in ("output", "results"):
         (HERE / folder).mkdir(exist_ok=True)
 

@@ -135,6 +135,16 @@ def maps(models, surrogates):
 
 
 @pytest.fixture
+def forms_of_tests(monkeypatch):
+    """Applications compile their forms as tests do: what one compiled serves the others, and rounds alike."""
+    import dolfin as dl
+
+    from applications import compiling
+
+    monkeypatch.setattr(compiling, "FLAGS", dl.parameters["form_compiler"]["cpp_optimize_flags"])
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

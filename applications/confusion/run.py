@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import dolfin as dl
 import typer
 
 import hippylib_dino as hd
 from applications import study
+from applications.compiling import compile_for_this_processor
 from applications.confusion.model import build, observation_points
 
 
@@ -30,8 +30,7 @@ def main(
     generate_only: Annotated[bool, typer.Option(help="Stop when the data are there.")] = False,
 ) -> None:
     """Generate, train, and compare PDE and surrogate."""
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     seconds: dict[str, float] = {}
     with study.timed(seconds, "generate"):
         model = build(hd.sample_communicator(), mesh_size)

@@ -19,6 +19,7 @@ import typer
 
 import hippylib_dino as hd
 from applications import study
+from applications.compiling import compile_for_this_processor
 from applications.hyperelasticity.model import build, observation_points
 from hippylib_dino import plotting
 
@@ -74,8 +75,7 @@ def main(
     generate_only: Annotated[bool, typer.Option(help="Stop when the data are there.")] = False,
 ) -> None:
     """Generate, train, and compare PDE and surrogate."""
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     seconds: dict[str, float] = {}
     with study.timed(seconds, "generate"):
         model = build(hd.sample_communicator(), mesh_size)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import dolfin as dl
 import typer
 
 import hippylib_dino as hd
 from applications import study
+from applications.compiling import compile_for_this_processor
 from applications.design import Effort, design_and_assess
 from applications.sensor_placement.model import build, candidate_points
 
@@ -36,8 +36,7 @@ def main(
     generate_only: Annotated[bool, typer.Option(help="Stop when the data are there.")] = False,
 ) -> None:
     """Generate, train, design, and let the PDE judge the design."""
-    dl.set_log_level(dl.LogLevel.ERROR)
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = "-O3 -march=native"
+    compile_for_this_processor()
     seconds: dict[str, float] = {}
     with study.timed(seconds, "generate"):
         model = build(hd.sample_communicator(), mesh_size)

@@ -23,6 +23,8 @@ SCRIPTS = {
 PICTURES = {"spectra", "modes", "history", "observables", "map", "deviation", "laplace"}
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.usefixtures("forms_of_tests")
+
 
 def test_every_application_is_listed():
     found = {p.parent.name for p in (ROOT / "applications").glob("*/__init__.py")}
@@ -72,21 +74,19 @@ def test_demo(run_python, tmp_path):
     """The demo's two steps, from the command line: generation on two ranks, then the rest on one."""
     module, out = "applications.confusion.run", tmp_path / "out"
     options = ["--mesh-size", "16", "--n-samples", "32", "--input-rank", "16", "--epochs", "30"]
-    code = "import runpy, sys\nsys.argv = {!r}\nrunpy.run_module(sys.argv[0], run_name='__main__')"
+    flags = dl.parameters["form_compiler"]["cpp_optimize_flags"]
+    code = f"""
+import runpy, sys
+from applications import compiling
+compiling.FLAGS = {flags!r}
+sys.argv = {{!r}}
+runpy.run_module(sys.argv[0], run_name='__main__')"""
     run_python(code.format([module, "--output", str(out), *options, "--generate-only"]), ranks=2)
     assert not (out / "confusion.dino").exists()
     printed = run_python(code.format([module, "--output", str(out), *options])).stdout
     _check_results(out, printed, "confusion")
 
 
-@pytest.fixture
-def same_compiler_flags_afterwards():
-    flags = dl.parameters["form_compiler"]["cpp_optimize_flags"]
-    yield
-    dl.parameters["form_compiler"]["cpp_optimize_flags"] = flags
-
-
-@pytest.mark.usefixtures("same_compiler_flags_afterwards")
 @pytest.mark.parametrize(
     ("name", "more_pictures"), [("heat", ()), ("reaction_diffusion", ()), ("hyperelasticity", ("displacement",))]
 )
@@ -96,7 +96,6 @@ def test_run(tmp_path, capsys, name, more_pictures):
     _check_results(tmp_path, capsys.readouterr().out, name, more_pictures)
 
 
-@pytest.mark.usefixtures("same_compiler_flags_afterwards")
 @pytest.mark.parametrize(
     ("name", "mesh_size", "problems"),
     [
@@ -151,7 +150,6 @@ def test_flow_is_steady_and_as_imposed():
     assert dl.assemble(dl.div(v) ** 2 * dl.dx) < 1e-2
 
 
-@pytest.mark.usefixtures("same_compiler_flags_afterwards")
 @pytest.mark.parametrize(("name", "mesh_size"), [("sensor_placement", 16), ("cdr_3d", 6)])
 def test_design(tmp_path, capsys, name, mesh_size):
     main = importlib.import_module(f"applications.{name}.run").main

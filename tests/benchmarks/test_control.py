@@ -11,6 +11,8 @@ from benchmarks import control
 
 FULL = control.CASES["semilinear_control"]
 
+pytestmark = pytest.mark.usefixtures("forms_of_tests")
+
 
 def one_quantity(model):
     return {"1": hd.ouu.tracking(model.problem.Vh, 1.0)}
