@@ -31,7 +31,7 @@ def load_module(application: str, *functions: str) -> ModuleType:
     Exception
         What the module itself raises.
     """
-    if not all(part.isidentifier() for part in application.split(".")):
+    if application.endswith(".py") or not all(part.isidentifier() for part in application.split(".")):
         hint = application.removesuffix(".py").strip("./").replace("/", ".")
         remedy = f"pass {hint!r}" if all(part.isidentifier() for part in hint.split(".")) else "see --help"
         raise InputError(

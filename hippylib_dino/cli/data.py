@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -126,7 +127,7 @@ def info(
     overwrite: Overwrite = False,
 ) -> None:
     """Progress, failures, speed and provenance of a dataset; what a DINO holds."""
-    if path.is_dir():
+    if os.path.isdir(path):  # which raises for no path
         _info_of_dataset(path, figure, overwrite)
         return
     if figure is not None:
@@ -153,7 +154,7 @@ def verify(path: DatasetPath) -> None:
     try:
         print(f"{path}: {open_dataset(path).verify()} good samples")
     except DatasetError as error:
-        if not (path / METADATA).is_file():
+        if not os.path.isfile(path / METADATA):
             raise  # there is none
         typer.echo(f"hippylib-dino: {error}", err=True)
         raise typer.Exit(1) from error

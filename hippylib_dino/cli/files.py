@@ -36,7 +36,9 @@ def open_dataset(path: Path, argument: str = "DATASET") -> Dataset:
     """
     try:
         if path.is_file():
-            raise DatasetError(f"path: expected a dataset directory, {str(path)!r} is a file.")
+            raise DatasetError(
+                f"{argument}: expected a directory, as hippylib-dino generate makes it; {str(path)!r} is a file."
+            )
         with named(path=argument):
             return Dataset.open(path)
     except OSError as error:
@@ -84,7 +86,7 @@ def load_pair(model_file: Path, path: Path) -> tuple[DINO, Dataset]:
             f"DATASET: {str(path)!r} has not the bases that this DINO was trained in ({error}). Take the dataset that "
             "it was trained on."
         ) from error
-    with named(dataset="DATASET"):
+    with named(dataset="DATASET", dino="MODEL_FILE"):
         check_bases(dino, view)
     return dino, view
 

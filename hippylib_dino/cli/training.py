@@ -21,6 +21,7 @@ from hippylib_dino.cli.arguments import (
 )
 from hippylib_dino.cli.files import check_apart, check_file, check_folder, load_pair, open_dataset
 from hippylib_dino.cli.showing import show
+from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.errors import DinoError, InputError
 from hippylib_dino.network.dino import DINO
 
@@ -60,6 +61,8 @@ def train(
     if report is not None:
         check_folder("--report", report, empty=not overwrite)
     dataset = open_dataset(path)
+    _check_count(dataset, "train", n_train)
+    _check_count(dataset, "validation", n_validation)
     if report is not None and len(dataset.members("test")) == 0:
         raise InputError(
             "--report: the dataset has no test samples to report on; leave it out, or generate with --n-test."
@@ -95,6 +98,15 @@ def train(
     print(dino)
     if report is not None:  # which was empty, and may hold OUTPUT and the log by now
         print(write_report(dino, dataset, report, overwrite=True))
+
+
+def _check_count(dataset: Dataset, part: str, asked: int | None) -> None:
+    there = len(dataset.members(part))
+    if asked is not None and asked > there:
+        raise InputError(
+            f"n_{part}: expected at most {there}, the finished {part} samples of {str(dataset.path)!r}, got {asked}. "
+            "Ask for fewer, or generate more."
+        )
 
 
 def _save(dino: DINO, output: Path, overwrite: bool) -> None:
