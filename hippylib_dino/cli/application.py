@@ -58,15 +58,18 @@ def load_module(application: str, *functions: str) -> ModuleType:
 
 
 def build_model(application: str, module: ModuleType, mesh_size: int | None, ranks_per_sample: int = 1) -> Any:
-    """The application's `hd.JacobianModel` on this run's sample communicator.
+    """The application's `hd.JacobianModel` on this run's sample communicator; collective.
 
     Raises
     ------
     InputError
         If `build` cannot be called so, or returns something else.
     Exception
-        What `build` raises.
+        What `build` raises; a `GenerationError` where it raises on other ranks only.
     """
+    from mpi4py import MPI
+
+    from hippylib_dino.data.together import Ranks
     from hippylib_dino.modeling import JacobianModel, sample_communicator
 
     size = {} if mesh_size is None else {"mesh_size": mesh_size}
@@ -83,7 +86,11 @@ def build_model(application: str, module: ModuleType, mesh_size: int | None, ran
         ) from error
     except ValueError:
         pass  # of a function that is not Python's, nothing is known
-    model = left_alone(lambda: module.build(comm, **size))
+    built: list[Any] = []
+    # as one group: dolfin compiles expressions on all ranks together, whatever the mesh lives on, so that the others
+    # may be waiting for a rank that raised
+    Ranks(MPI.COMM_WORLD).together(lambda: built.append(left_alone(lambda: module.build(comm, **size))))
+    model = built[0]
     if not isinstance(model, JacobianModel):
         raise InputError(
             f"APPLICATION: expected build of {application!r} to return an hd.JacobianModel, got "

@@ -9,7 +9,7 @@ import typer
 
 from hippylib_dino.cli.application import build_model, left_alone, load_module
 from hippylib_dino.cli.arguments import MeshSize, ModelPath, Overwrite, Seed, number, text
-from hippylib_dino.cli.files import check_file, load_dino, named
+from hippylib_dino.cli.files import check_file, load_dino, named, on_first_rank
 from hippylib_dino.cli.showing import show
 from hippylib_dino.errors import InputError
 
@@ -41,18 +41,19 @@ def ouu(
 
     Exit code 1 if the optimiser does not converge.
     """
-    check_file("--output", output, overwrite, (".npz",))
     dino = load_dino(model_file)
     if dino.control is None:
         raise InputError(f"MODEL_FILE: {str(model_file)!r} is a DINO without a control; there is nothing to optimise.")
     module = load_module(application, "build", "quantity")
     import numpy as np
+    from mpi4py import MPI
     from rich.console import Console
 
     from hippylib_dino import ouu as package
     from hippylib_dino.random_streams import Purpose, generator
 
-    measure = package.parse_risk(risk)
+    on_first_rank(lambda: check_file("--output", output, overwrite, (".npz",)))
+    measure, is_first = package.parse_risk(risk), MPI.COMM_WORLD.rank == 0
     model, form = _problem(application, module, mesh_size, dino)
     value, gradient = form.of_state()
     reduced = package.LatentQuadratic.reduce(value, gradient, dino.output_basis)
@@ -65,7 +66,6 @@ def ouu(
     law = dino.control
     bounds = (law.lower, law.upper) if isinstance(law, package.UniformControl) else None
     found = package.minimize(package.Objective(ensemble, measure, penalties), law.mean, bounds=bounds)
-    np.savez(output, z=found.z)
     rows = {
         "converged": f"{found.converged} ({found.message})",
         "iterations": found.n_iterations,
@@ -73,14 +73,17 @@ def ouu(
         "risk": f"{found.risk:.6g}",
         "control": output,
     }
-    show("optimal control by the surrogate", rows)
+    if is_first:
+        np.savez(output, z=found.z)
+        show("optimal control by the surrogate", rows)
     if n_pde:
         pde = package.PDEEnsemble.draw(model, form, n_pde, seed=seed + 1)
         judged = package.assess(
             package.Objective(pde, measure, penalties), found.z, paired=surrogate(pde.latent(dino.input_basis)),
             cheap=surrogate(rng.standard_normal((20 * n_pde, rank))), bounds=bounds,
         )  # fmt: skip
-        Console().print(judged.table())
+        if is_first:
+            Console().print(judged.table())
     if not found.converged:
         raise typer.Exit(1)
 

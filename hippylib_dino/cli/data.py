@@ -10,7 +10,7 @@ import typer
 
 from hippylib_dino.cli.application import build_model, load_module
 from hippylib_dino.cli.arguments import Application, DatasetPath, MeshSize, Overwrite, Seed, choice, rank
-from hippylib_dino.cli.files import METADATA, check_file, check_folder, load_dino, named, open_dataset
+from hippylib_dino.cli.files import METADATA, check_file, check_folder, load_dino, named, on_first_rank, open_dataset
 from hippylib_dino.cli.showing import show
 from hippylib_dino.errors import DatasetError, InputError
 
@@ -63,7 +63,7 @@ def generate(
 
     from hippylib_dino.data import generate as run
 
-    _on_first_rank(lambda: _check_place(path, resume))
+    on_first_rank(lambda: _check_place(path, resume))
     model = build_model(application, module, mesh_size, ranks_per_sample)
     with named(path="DATASET"):
         dataset = run(
@@ -90,21 +90,6 @@ def generate(
         )
     if MPI.COMM_WORLD.rank == 0:
         print(dataset)
-
-
-def _on_first_rank(check) -> None:
-    """Ask on one rank, before another changes what is asked for; all ranks get the answer."""
-    from mpi4py import MPI
-
-    world, error = MPI.COMM_WORLD, None
-    if world.rank == 0:
-        try:
-            check()
-        except InputError as caught:
-            error = caught
-    error = world.bcast(error)
-    if error is not None:
-        raise error
 
 
 def _check_place(path: Path, resume: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hippylib_dino.data.dataset import Dataset
@@ -133,6 +133,21 @@ def check_folder(argument: str, path: Path, *, empty: bool = False) -> None:
                 "choose another name."
             )
         _try_folder(next(place for place in (path, *path.absolute().parents) if place.exists()))
+
+
+def on_first_rank(check: Callable[[], None]) -> None:
+    """Ask on the first of the ranks, which alone writes; all of them get the answer before one goes on."""
+    from mpi4py import MPI
+
+    world, error = MPI.COMM_WORLD, None
+    if world.rank == 0:
+        try:
+            check()
+        except InputError as caught:
+            error = caught
+    error = world.bcast(error)
+    if error is not None:
+        raise error
 
 
 def check_apart(file: Path, folders: dict[str, Path | None]) -> None:

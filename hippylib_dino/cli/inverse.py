@@ -34,11 +34,14 @@ def map_point(
         )
     module = load_module(application, "build")
     import hippylib as hp
+    from mpi4py import MPI
 
     from hippylib_dino import plotting
     from hippylib_dino.modeling import stopped_by_rounding
     from hippylib_dino.surrogate import SurrogateModel
 
+    if MPI.COMM_WORLD.size > 1:  # each would write the same file
+        raise InputError(f"map: runs on one rank, got {MPI.COMM_WORLD.size}; start it without mpirun.")
     model = build_model(application, module, mesh_size)
     with named(dino="MODEL_FILE"):
         surrogate = SurrogateModel(dino, model.prior, model.misfit, state_space=model.problem.Vh[hp.STATE])

@@ -44,6 +44,8 @@ MODULES = {
     "needs": "import no_such_package_at_all  # my own line",
 }
 
+SHELL = "import os, sys; os.chdir({!r}); sys.argv[1:] = {!r}; from hippylib_dino.cli import main; main()"
+
 
 @pytest.fixture(scope="module")
 def world(models, control_model, tmp_path_factory):
@@ -295,6 +297,17 @@ def test_an_exception_of_a_handler_is_shown_with_its_lines(at, capsys):
     shutil.rmtree(at / "handled", ignore_errors=True)
 
 
+def test_an_exception_on_one_rank_ends_all(at, run_python):
+    (at / "my_second_rank.py").write_text(
+        "from mpi4py import MPI\ndef build(comm):\n    if MPI.COMM_WORLD.rank == 1: raise LookupError('mine')\n"
+    )
+    arguments = ["generate", "my_second_rank", "new"]
+    done = run_python(SHELL.format(str(at), arguments), ranks=2, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "LookupError: mine" in done.stderr
+    assert not (at / "new").exists()
+
+
 def test_an_error_of_the_package_tells_where_in_the_users_module_it_came_from(at, capsys):
     assert run(shlex.split("generate my_raises_ours new")) == 2
     told = capsys.readouterr().err
@@ -398,19 +411,18 @@ def test_choices_are_those_of_the_package():
 
 
 def test_the_shell_sees_the_code_and_the_lines(at, run_python):
-    code = "import os, sys; os.chdir({!r}); sys.argv[1:] = {!r}; from hippylib_dino.cli import main; main()"
-    done = run_python(code.format(str(at), ["generate", "my_raises", "new"]), check=False)
+    done = run_python(SHELL.format(str(at), ["generate", "my_raises", "new"]), check=False)
     assert done.returncode == 1
     assert "scale(0)  # my own line" in done.stderr
-    done = run_python(code.format(str(at), ["train", "data", "none/new.dino"]), check=False)
+    done = run_python(SHELL.format(str(at), ["train", "data", "none/new.dino"]), check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("hippylib-dino: InputError: OUTPUT: the folder of 'none/new.dino' is not there")
     done = run_python(
-        "import sys; sys.modules['tensorflow'] = None\n" + code.format(str(at), GOOD["train"].split()), check=False
+        "import sys; sys.modules['tensorflow'] = None\n" + SHELL.format(str(at), GOOD["train"].split()), check=False
     )
     assert done.returncode == 2
     assert "LibraryError: keras: cannot be imported, 'tensorflow" in done.stderr
     done = run_python(
-        "import sys; sys.modules['dolfin'] = None\n" + code.format(str(at), GOOD["oed"].split()), check=False
+        "import sys; sys.modules['dolfin'] = None\n" + SHELL.format(str(at), GOOD["oed"].split()), check=False
     )
     assert done.returncode == 0, done.stderr  # which needs no FEniCS
