@@ -13,13 +13,11 @@ import dolfin as dl
 import hippylib as hp
 import numpy as np
 
-from hippylib_dino.errors import FingerprintError
+from hippylib_dino.fingerprints import TOLERANCE as TOLERANCE  # and beside what makes fingerprints, what compares them
+from hippylib_dino.fingerprints import check_fingerprint as check_fingerprint
 from hippylib_dino.modeling.observation import observation_operator
 from hippylib_dino.modeling.spaces import DofOrder, gather, owned_values, set_owned_values
 from hippylib_dino.noise import WHOLE_STATE
-
-TOLERANCE = 1e-6
-_REMEDY = "Rebuild the problem as it was then, or generate and train for this one."
 
 
 def _probes(order: DofOrder) -> np.ndarray:
@@ -147,42 +145,3 @@ def _mass_fingerprint(misfit: hp.ContinuousStateObservation, state_space) -> dic
 def fingerprint(model: hp.Model) -> dict:
     """Fingerprint of a PDE model: prior and observation."""
     return {**prior_fingerprint(model.prior), **observation_fingerprint(model.misfit, model.problem.Vh[hp.STATE])}
-
-
-def check_fingerprint(stored: dict, current: dict, what: str) -> None:
-    """Compare the parts of `current` with `stored`.
-
-    Parameters
-    ----------
-    stored, current : dict
-        Fingerprints; `current` may lack parts (a surrogate needs no state space).
-    what : str
-        What the stored one belongs to, for the message.
-
-    Raises
-    ------
-    FingerprintError
-        Naming the part that differs, with both values.
-    """
-    for part, fields in current.items():
-        for name, here in fields.items():
-            there = stored.get(part, {}).get(name)
-            if name == "columns" and there is None:
-                continue  # made on a partitioned mesh, whose numbering says nothing here
-            if not _equal(there, here):
-                raise FingerprintError(
-                    f"{what} was made for another {part}: {name} was {_short(there)}, is {_short(here)}. {_REMEDY}"
-                )
-
-
-def _equal(there, here) -> bool:
-    if isinstance(here, str) or there is None:
-        return there == here
-    there, here = np.asarray(there), np.asarray(here)
-    return there.shape == here.shape and np.allclose(there, here, rtol=TOLERANCE, atol=TOLERANCE * np.abs(here).max())
-
-
-def _short(value) -> str:
-    return (
-        value if isinstance(value, str) else np.array2string(np.asarray(value, dtype=object), threshold=4, edgeitems=2)
-    )

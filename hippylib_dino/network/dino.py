@@ -20,6 +20,7 @@ from hippylib_dino.control import ControlDistribution, control_from_config
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, ModelFileError
 from hippylib_dino.files import array_of, replacing
+from hippylib_dino.fingerprints import check_fingerprint
 from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.network.metrics import root_mean, sample_errors
@@ -325,14 +326,21 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def check_bases(dino: DINO, dataset: Dataset) -> None:
-    """Raise `InputError` unless the DINO's latent coordinates are the dataset's.
+    """Raise `InputError` unless the DINO's problem and latent coordinates are the dataset's.
 
-    A learned input basis belongs to no dataset, but to full parameters of its dimension.
+    Bases of priors and of identities are the same for every PDE, hence the fingerprints too, in what both tell.  A
+    learned input basis belongs to no dataset, but to full parameters of its dimension.
     """
     if dino.input_basis.dim != dataset.input_basis.dim:
         raise InputError(
             f"dataset: has {dataset.input_basis.dim} parameters, the DINO was trained on {dino.input_basis.dim}."
         )
+    told = {
+        part: {name: field for name, field in fields.items() if name in dino.fingerprint[part]}
+        for part, fields in dataset.fingerprint.items()
+        if part in dino.fingerprint
+    }
+    check_fingerprint(dino.fingerprint, told, "dino: it")
     for name in ("output_basis",) if dino.input_basis.kind == "learned" else ("input_basis", "output_basis"):
         own, other = getattr(dino, name).decoder, getattr(dataset, name).decoder
         if own.shape != other.shape or not np.allclose(own, other, rtol=0, atol=1e-8 * np.abs(other).max()):

@@ -1,0 +1,5 @@
+"""`python -m hippylib_dino.cli`."""
+
+from hippylib_dino.cli.entry import main
+
+main()
