@@ -18,7 +18,8 @@ from hippylib_dino.data.agreement import Found, Probe, check_problem, describe_p
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, ModelFileError
-from hippylib_dino.mcmc.diagnostics import arviz
+from hippylib_dino.files import replacing
+from hippylib_dino.mcmc.diagnostics import arviz, warn_of_stuck
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
 from hippylib_dino.random_streams import Purpose, seed_of
@@ -71,16 +72,16 @@ class Chains:
         Raises
         ------
         InputError
-            If the file exists and `overwrite` is False.
+            If the file exists and `overwrite` is False, or the name beside it, to which is written first, is a link.
         LibraryError
             If ArviZ is missing.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             raise InputError(f"path: {str(path)!r} exists; pass overwrite=True to replace it, or choose another name.")
-        partial = path.with_name(path.name + ".partial")
-        self.to_arviz().to_netcdf(str(partial), engine="h5netcdf")
-        partial.replace(path)
+        data = self.to_arviz()
+        with replacing(path) as partial:
+            data.to_netcdf(str(partial), engine="h5netcdf")
 
     @classmethod
     def load(cls, path: str | Path) -> Chains:
@@ -212,6 +213,11 @@ def run_chains(
     SolveError
         If a chain starts where the PDE or the surrogate fails: before any chain runs, on every rank.
 
+    Warns
+    -----
+    ChainWarning
+        On the first rank, of chains that never moved, or stood at one point for a quarter of their steps.
+
     Examples
     --------
     ::
@@ -270,13 +276,16 @@ def run_chains(
     ranks.together(run)
     everyone = ranks.world.allgather(records if ranks.writes else {})
     ordered = [record for _, record in sorted((pair for part in everyone for pair in part.items()), key=lambda p: p[0])]
-    return Chains(
+    chains = Chains(
         kernel=kernel.name(),
         quantities={name: np.stack([r["values"][name] for r in ordered]) for name in quantities},
         statistics={name: np.stack([r["statistics"][name] for r in ordered]) for name in STATISTICS},
         counts=[record["counts"] for record in ordered],
         settings={"seed": seed, "burn_in": burn_in, "warm_up": warm_up},
     )
+    if ranks.is_first:
+        warn_of_stuck(chains.statistics["moved"])
+    return chains
 
 
 def _found(kernel, starts: Sequence[dl.GenericVector] | None) -> Found:
