@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-12  # of a quantity, relative to its largest value: what varies less is constant
 REMEDY = (
-    "They say next to nothing about the posterior. Let chains start where it has its mass (starts=None takes the "
-    "surrogate's Laplace approximation), with a step tuned there (kernel.tune()) and a warm_up, or take a shorter step."
+    "They say next to nothing about the posterior. Start chains where it has its mass (by default that is the "
+    "surrogate's Laplace approximation; for other kernels pass starts=hd.laplace(surrogate, solution)), with a step "
+    "that was tuned there (kernel.tune()) or a shorter one. Where it is the PDE that rejects, counts tell, train a "
+    "better surrogate."
 )
 
 

@@ -302,6 +302,7 @@ def test_bad_input_is_named(linear_dino):
     model = problems.accelerated(problems.linear(hd.sample_communicator()))
     stock = hp.mcmc.kernels.pCNKernel(model)
     own = mcmc.PDEKernel(model, linear_dino.input_basis, mcmc.PCN(0.1))
+    spectrum = np.ones(1), hp.MultiVector(model.prior.mean, 1)
     cases = [
         (stock, {}, "quantities: expected a mapping"),
         (own, {"n_chains": 0}, "n_chains: expected at least 1"),
@@ -309,6 +310,8 @@ def test_bad_input_is_named(linear_dino):
         (own, {"burn_in": -1}, "burn_in: expected at least 0"),
         (own, {"warm_up": 10}, "warm_up: expected 0 for PDEKernel"),
         (own, {"starts": [model.prior.mean]}, "starts: expected 4 parameters"),
+        (own, {"starts": "laplace"}, 'starts: expected parameters, an hp.GaussianLRPosterior, "prior" or None'),
+        (own, {"starts": hp.GaussianLRPosterior(model.prior, *spectrum)}, "starts: this posterior has no mean"),
     ]
     for kernel, options, message in cases:
         with pytest.raises(hd.errors.InputError, match=message):
