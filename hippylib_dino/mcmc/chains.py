@@ -21,6 +21,7 @@ from hippylib_dino.files import replacing
 from hippylib_dino.mcmc.diagnostics import arviz, warn_of_stuck
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
 from hippylib_dino.mcmc.starts import Starts, check_starts, choose_starts
+from hippylib_dino.mcmc.stays import account, is_stuck, longest_stay
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
 
 STATISTICS = ("cost", "moved", "square_jump", "solves", "seconds")
@@ -49,6 +50,14 @@ class Chains:
     statistics: dict[str, np.ndarray]
     counts: list[dict[str, int]]
     settings: dict[str, int | str]
+
+    def stuck(self) -> dict[int, slice]:
+        """Chains that never moved, or held one point for a quarter of their steps and 20 of them: number to steps."""
+        return {c: longest_stay(moved) for c, moved in enumerate(self.statistics["moved"]) if is_stuck(moved)}
+
+    def account(self) -> str:
+        """The same in words; empty if there is none."""
+        return account(self.statistics["moved"])
 
     def to_arviz(self) -> Any:
         """ArviZ `InferenceData`: ``posterior`` holds the quantities, ``sample_stats`` the statistics.

@@ -292,7 +292,27 @@ def test_figure_has_a_row_for_each_component(chains):
 def test_autocorrelation_is_that_of_the_process():
     chain = autoregressive(0.9, n=20000).quantities["x"][1]
     np.testing.assert_allclose(autocorrelation(chain)[:10], 0.9 ** np.arange(10), atol=0.08)
-    assert autocorrelation(np.full(50, 0.3)).tolist() == [1.0] + [0.0] * 49
+    assert autocorrelation(np.full(50, 0.3)).tolist() == [1.0] * 50  # of a chain that never moved
+
+
+def test_chains_that_are_stuck_are_seen_in_the_figure():
+    chains = frozen([2])
+    x, moved = chains.quantities["x"], chains.statistics["moved"]
+    x[1, 150:], moved[1, 151:] = x[1, 150], 0
+    chains.quantities["x"] = np.stack([x, np.ones((4, 400))], axis=2)  # and what is constant by construction
+    figure = plot_chains(chains, "x")
+    assert "chain 2 never moved in 400 steps, chain 1 stood at one point for 250" in figure.get_suptitle()
+    assert "held one point" in [text.get_text() for text in figure.legends[0].get_texts()]
+    for row, drawn in ((0, 4), (1, 2)):
+        trace, _, correlation = figure.axes[3 * row : 3 * row + 3]
+        wide = {tuple(line.get_xdata()[[0, -1]]) for line in trace.lines if line.get_linewidth() > 4}
+        assert wide == {(150, 399), (0, 399)}
+        curves = [line.get_ydata() for line in correlation.lines[:-1]]  # the last is the axis
+        assert len(curves) == drawn
+        assert sum((curve == 1.0).all() for curve in curves) == (1 if row == 0 else 2)
+    moving = plot_chains(autoregressive(0.5, n=100), "x")
+    assert moving.get_suptitle() == "AR(1)"
+    assert max(line.get_linewidth() for line in moving.axes[0].lines) < 1
 
 
 # ---- bad input ---------------------------------------------------------------------------

@@ -99,5 +99,5 @@ def test_the_recipe_moves_all_chains_where_starts_of_the_prior_freeze_them(model
     kernel.tune()
     assert model.n_fwd_solve == before
     chains = mcmc.run_chains(kernel, **options)
-    assert (chains.statistics["moved"].mean(axis=1) > 0.05).all()
+    assert chains.statistics["moved"].any(axis=1).all()
     assert chains.statistics["cost"].max() < 0.1 * frozen.statistics["cost"][:, -1].max()
