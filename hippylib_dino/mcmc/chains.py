@@ -234,6 +234,7 @@ def run_chains(
     --------
     ::
 
+        kernel.tune()
         chains = hd.mcmc.run_chains(kernel, n_chains=4, n_samples=2000, warm_up=1000)
         print(hd.mcmc.efficiency(chains))
         chains.save("chains.nc")

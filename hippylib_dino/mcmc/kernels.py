@@ -204,8 +204,8 @@ class DelayedAcceptance(LatentKernel):
     ::
 
         kernel = hd.mcmc.DelayedAcceptance(model, surrogate, hd.mcmc.Geometric(step=2.0), subchain=10)
-        chain = hp.MCMC(kernel)
-        chain.run(model.prior.mean)
+        kernel.tune()
+        chains = hd.mcmc.run_chains(kernel, warm_up=1000)
     """
 
     def __init__(
