@@ -31,6 +31,7 @@ from hippylib_dino.mcmc.potentials import SurrogatePotential
 from hippylib_dino.modeling.spaces import owned_values
 from hippylib_dino.plotting import save
 from hippylib_dino.plotting.chains import plot_chains
+from hippylib_dino.random_streams import Purpose, generator
 
 HERE = Path(__file__).parent
 OUTPUT, RESULTS = HERE / "output", HERE / "results"
@@ -243,7 +244,7 @@ and validation samples.
 ## Agreement with PDE mMALA
 
 Largest difference over the {n_quantities} quantities, in Monte Carlo deviations of both chains, themselves rough where
-a chain is short; `sampling_agreement.md` has a longer run of the PDE.
+a chain is short; `python -m benchmarks.sampling agree` makes a longer run of the PDE.
 
 {table(["kernel", "means", "variances"], agreement)}
 """
@@ -270,10 +271,10 @@ def setting() -> Setting:
         "m": lambda state: owned_values(points * state[hp.PARAMETER]),
     }
     guide = mcmc.DelayedAcceptance(model, surrogate, mcmc.Geometric(STEPS["geometric"]))
-    starts = []
+    starts, law = [], guide.laplace()
     for c in range(N_CHAINS):
         guide.restart((17, c))
-        starts.append(guide.warm_start(model.prior.mean, 3000))
+        starts.append(guide.warm_start(guide.parameter(law, generator(Purpose.LAPLACE_START, 17, c)), 3000))
     return Setting(model, surrogate, starts, quantities)
 
 

@@ -55,6 +55,10 @@ class TrainingWarning(UserWarning):
     """Some of the data that a network is trained on say nothing; the message names them."""
 
 
+class ChainWarning(UserWarning):
+    """Some chains never moved, or stood at one point for long; the message names them."""
+
+
 class TrainingError(DinoError, RuntimeError):
     """Training diverged: no epoch had a finite validation loss."""
 

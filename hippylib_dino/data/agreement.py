@@ -110,6 +110,20 @@ def check_problem(ranks: Ranks, find: Callable[[], Found]) -> None:
     check_agreement(ranks, found, "model")
 
 
+def check_model(ranks: Ranks, model: hp.Model) -> None:
+    """Compare the models of the ranks before arguments are held against them; collective.
+
+    An error that one rank raises by itself, as its own model does not fit what all were given, tells nothing of the
+    others and leaves them waiting.
+
+    Raises
+    ------
+    AgreementError
+        On every rank, naming what differs between which ranks.
+    """
+    check_problem(ranks, lambda: describe(model))
+
+
 def describe(model: hp.Model) -> dict[str, Probe | str]:
     """A problem: its fingerprint and noise, and the observable at the prior mean, which tells another PDE apart.
 

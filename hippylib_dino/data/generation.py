@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from hippylib_dino.arguments import truth_value, whole_number
 from hippylib_dino.control import ControlDistribution
-from hippylib_dino.data.agreement import Probe, check_agreement, check_problem, describe, of_arguments
+from hippylib_dino.data.agreement import Probe, check_agreement, check_model, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.derivative import DERIVATIVE_CHECK, check_derivative
@@ -268,8 +268,9 @@ def append(
     """
     serialize_compilation()
     ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
-    parameters, origins = _checked_given(model, parameters, origins)
-    given = of_arguments(dataset=str(dataset.path), origins=origins)
+    check_model(ranks, model)
+    parameters, named = ranks.together(lambda: _checked_given(model, parameters, origins))
+    given = of_arguments(dataset=str(dataset.path), origins=named)
     check_agreement(ranks, {**given, "parameters": Probe.of(parameters)})
     plan = ranks.on_first(lambda: Dataset.open(dataset.path)).plan
     if not dataset.has_bases:
@@ -278,7 +279,7 @@ def append(
     run = _Run(model, dataset.path, plan, ranks, SampleSolver(model, plan.seed), max_failures=never, progress=progress)
     try:
         run.open(resume=True, repair=False)
-        run.add_given(parameters, origins)
+        run.add_given(parameters, named)
         if not run.finished():
             run.second_pass(None)
     finally:
@@ -412,7 +413,7 @@ class _Run:
         """Create the dataset, or check that the one that is there may be continued."""
         self.ranks.together(self._lock)
         self.ranks.together(self._identify)
-        check_problem(self.ranks, lambda: describe(self.model))
+        check_model(self.ranks, self.model)
         if self.ranks.on_first(lambda: self.directory is not None and not self.directory.exists()):
             self.derivative_check = check_derivative(self.model, self.plan.seed, self.ranks)  # before anything is there
         self.ranks.together(lambda: self._create_or_check(resume, repair))

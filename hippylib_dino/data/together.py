@@ -71,8 +71,8 @@ class Ranks:
         self.writes = mesh_comm.rank == 0
         vector_on_world()
 
-    def together(self, work: Callable[[], None], handout: Handout | None = None) -> None:
-        """Run `work` on every rank, then meet.
+    def together(self, work: Callable[[], Any], handout: Handout | None = None) -> Any:
+        """Run `work` on every rank, then meet; what it returns here.
 
         Parameters
         ----------
@@ -88,9 +88,10 @@ class Ranks:
             `GenerationError` that tells of it.  An interrupt of one of several ranks ends the run.
         """
         error: Exception | None = None
+        found = None
         try:
             try:
-                work()
+                found = work()
             except Exception as caught:  # noqa: BLE001  raised again below, on every rank
                 error = caught
                 if handout is not None:
@@ -107,6 +108,7 @@ class Ranks:
             raise error
         if first is not None:
             raise first
+        return found
 
     def on_first(self, work: Callable[[], Any]) -> Any:
         """What `work` returns on the first of all ranks, on every rank."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 from hippylib_dino.data.agreement import Found, Probe, check_problem, describe_posterior, of_arguments, of_weights
-from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, ModelFileError
-from hippylib_dino.mcmc.diagnostics import arviz
+from hippylib_dino.files import replacing
+from hippylib_dino.mcmc.diagnostics import arviz, warn_of_stuck
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
+from hippylib_dino.mcmc.starts import Starts, check_starts, choose_starts
+from hippylib_dino.mcmc.stays import account, is_stuck, longest_stay
 from hippylib_dino.modeling.spaces import DofOrder, owned_values
-from hippylib_dino.random_streams import Purpose, seed_of
 
 STATISTICS = ("cost", "moved", "square_jump", "solves", "seconds")
 
@@ -41,14 +42,22 @@ class Chains:
     counts : list of dict, one a chain
         What the kernel counted, burn-in included; empty for hIPPYlib's own kernels.
     settings : dict
-        Seed, burn-in, warm-up.
+        Seed, burn-in, warm-up, and in words where the chains started.
     """
 
     kernel: str
     quantities: dict[str, np.ndarray]
     statistics: dict[str, np.ndarray]
     counts: list[dict[str, int]]
-    settings: dict[str, int]
+    settings: dict[str, int | str]
+
+    def stuck(self) -> dict[int, slice]:
+        """Chains that never moved, or held one point for a quarter of their steps and 20 of them: number to steps."""
+        return {c: longest_stay(moved) for c, moved in enumerate(self.statistics["moved"]) if is_stuck(moved)}
+
+    def account(self) -> str:
+        """The same in words; empty if there is none."""
+        return account(self.statistics["moved"])
 
     def to_arviz(self) -> Any:
         """ArviZ `InferenceData`: ``posterior`` holds the quantities, ``sample_stats`` the statistics.
@@ -71,16 +80,16 @@ class Chains:
         Raises
         ------
         InputError
-            If the file exists and `overwrite` is False.
+            If the file exists and `overwrite` is False, or the name beside it, to which is written first, is a link.
         LibraryError
             If ArviZ is missing.
         """
         path = Path(path)
         if path.exists() and not overwrite:
             raise InputError(f"path: {str(path)!r} exists; pass overwrite=True to replace it, or choose another name.")
-        partial = path.with_name(path.name + ".partial")
-        self.to_arviz().to_netcdf(str(partial), engine="h5netcdf")
-        partial.replace(path)
+        data = self.to_arviz()
+        with replacing(path) as partial:
+            data.to_netcdf(str(partial), engine="h5netcdf")
 
     @classmethod
     def load(cls, path: str | Path) -> Chains:
@@ -170,7 +179,7 @@ def run_chains(
     n_samples: int = 1000,
     burn_in: int = 100,
     warm_up: int = 0,
-    starts: Sequence[dl.GenericVector] | None = None,
+    starts: Starts = None,
     quantities: Mapping[str, Callable] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -191,8 +200,12 @@ def run_chains(
         Steps before them.
     warm_up : int
         Steps of the surrogate's own chain before those, without a PDE solve; of `DelayedAcceptance` only.
-    starts : sequence of dolfin vectors, optional
-        One m0 for each chain; by default prior draws, which are overdispersed as R-hat wants them.
+    starts : sequence of dolfin vectors, hp.GaussianLRPosterior, "prior", or None
+        One m0 for each chain, or what they are drawn from.  By default (None) the Laplace approximation of the
+        surrogate, or the one that the kernel's proposals are made of, and the prior for a kernel that has neither: give
+        such a kernel `hd.laplace(surrogate, solution)` where there is a surrogate.  Draws of the "prior" are
+        overdispersed as R-hat wants them, and may find several modes, but where data are informative chains are stuck
+        there.
     quantities : mapping of str to callable, optional
         Quantities of interest ``q([u, m]) -> float or array``; of hIPPYlib's the method ``eval``.  On a partitioned
         mesh every rank calls them.  By default the latent coordinates ``x`` of a kernel of this package.
@@ -212,29 +225,23 @@ def run_chains(
     SolveError
         If a chain starts where the PDE or the surrogate fails: before any chain runs, on every rank.
 
+    Warns
+    -----
+    ChainWarning
+        On the first rank, of chains that never moved, or stood at one point for a quarter of their steps.
+
     Examples
     --------
     ::
 
+        kernel.tune()
         chains = hd.mcmc.run_chains(kernel, n_chains=4, n_samples=2000, warm_up=1000)
         print(hd.mcmc.efficiency(chains))
         chains.save("chains.nc")
     """
-    for name, value, least in (("n_chains", n_chains, 1), ("n_samples", n_samples, 2), ("burn_in", burn_in, 0)):
-        if value < least:
-            raise InputError(f"{name}: expected at least {least}, got {value}.")
-    if warm_up and not isinstance(kernel, DelayedAcceptance):
-        raise InputError(f"warm_up: expected 0 for {type(kernel).__name__}, which has no surrogate, got {warm_up}.")
-    if starts is not None and len(starts) != n_chains:
-        raise InputError(f"starts: expected {n_chains} parameters, one for each chain, got {len(starts)}.")
-    if quantities is None:
-        if not isinstance(kernel, LatentKernel):
-            raise InputError(
-                f"quantities: expected a mapping of names to functions of [u, m], as {type(kernel).__name__} has no "
-                "latent coordinates, got None."
-            )
-        coordinates = kernel.coordinates
-        quantities = {"x": lambda state: coordinates.encode(state[hp.PARAMETER])}
+    _check_arguments(kernel, n_chains, n_samples, burn_in, warm_up)
+    check_starts(starts, n_chains)
+    quantities = _default_quantities(kernel) if quantities is None else quantities
     ranks = Ranks(kernel.model.prior.mean.mpi_comm())
     numbers = of_arguments(
         n_chains=n_chains, n_samples=n_samples, burn_in=burn_in, warm_up=warm_up, seed=seed,
@@ -242,13 +249,14 @@ def run_chains(
     )  # fmt: skip
     check_problem(ranks, lambda: {**_found(kernel, starts), **numbers})
     mine = range(ranks.world.rank // ranks.group.size, n_chains, ranks.world.size // ranks.group.size)
-    own = seed_of(Purpose.CHAIN_START, seed)
     begun: dict[int, dl.GenericVector] = {}
     records: dict[int, dict] = {}
+    settings: dict[str, int | str] = {"seed": seed, "burn_in": burn_in, "warm_up": warm_up}
 
     def begin() -> None:
+        settings["starts"], start = choose_starts(kernel, starts, seed)
         for c in mine:
-            m0 = draw_parameter(kernel.model.prior, own, c) if starts is None else starts[c]
+            m0 = start(c)
             _restart(kernel, (seed, c))
             begun[c] = kernel.warm_start(m0, warm_up) if warm_up else m0
             sample = hp.mcmc.chain.SampleStruct(kernel)
@@ -270,22 +278,48 @@ def run_chains(
     ranks.together(run)
     everyone = ranks.world.allgather(records if ranks.writes else {})
     ordered = [record for _, record in sorted((pair for part in everyone for pair in part.items()), key=lambda p: p[0])]
-    return Chains(
+    chains = Chains(
         kernel=kernel.name(),
         quantities={name: np.stack([r["values"][name] for r in ordered]) for name in quantities},
         statistics={name: np.stack([r["statistics"][name] for r in ordered]) for name in STATISTICS},
         counts=[record["counts"] for record in ordered],
-        settings={"seed": seed, "burn_in": burn_in, "warm_up": warm_up},
+        settings=settings,
     )
+    if ranks.is_first:
+        warn_of_stuck(chains.statistics["moved"])
+    return chains
 
 
-def _found(kernel, starts: Sequence[dl.GenericVector] | None) -> Found:
+def _check_arguments(kernel, n_chains: int, n_samples: int, burn_in: int, warm_up: int) -> None:
+    for name, value, least in (("n_chains", n_chains, 1), ("n_samples", n_samples, 2), ("burn_in", burn_in, 0)):
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}.")
+    if warm_up and not isinstance(kernel, DelayedAcceptance):
+        raise InputError(f"warm_up: expected 0 for {type(kernel).__name__}, which has no surrogate, got {warm_up}.")
+
+
+def _default_quantities(kernel) -> dict[str, Callable]:
+    if not isinstance(kernel, LatentKernel):
+        raise InputError(
+            f"quantities: expected a mapping of names to functions of [u, m], as {type(kernel).__name__} has no "
+            "latent coordinates, got None."
+        )
+    coordinates = kernel.coordinates
+    return {"x": lambda state: coordinates.encode(state[hp.PARAMETER])}
+
+
+def _found(kernel, starts: Starts) -> Found:
     """What must be the same on all ranks."""
     found = dict(describe_posterior(kernel.model))
     if isinstance(kernel, DelayedAcceptance):
         found["weights of the surrogate"] = of_weights(kernel.surrogate.dino.weights)
-    if starts is not None:
-        order = DofOrder(kernel.model.prior.Vh)
+    order = DofOrder(kernel.model.prior.Vh)
+    if isinstance(starts, hp.GaussianLRPosterior):
+        found["starts, mean"] = Probe.of(order.to_array(owned_values(starts.mean)))
+        found["starts, eigenvalues"] = Probe.of(starts.d)
+    elif starts is None or isinstance(starts, str):
+        found["starts"] = repr(starts)
+    else:
         found["starts"] = Probe.of([order.to_array(owned_values(m)) for m in starts])
     return found
 

@@ -10,6 +10,7 @@ import dolfin as dl
 import numpy as np
 
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.mcmc.laplace import LatentLaplace
 from hippylib_dino.mcmc.potentials import LatentCoordinates, PDEPotential, SurrogatePotential, check_gaussian
 from hippylib_dino.mcmc.proposals import Derivatives, Evaluation, LatentPoint, Proposal
 from hippylib_dino.modeling.jacobian_model import JacobianModel
@@ -203,8 +204,8 @@ class DelayedAcceptance(LatentKernel):
     ::
 
         kernel = hd.mcmc.DelayedAcceptance(model, surrogate, hd.mcmc.Geometric(step=2.0), subchain=10)
-        chain = hp.MCMC(kernel)
-        chain.run(model.prior.mean)
+        kernel.tune()
+        chains = hd.mcmc.run_chains(kernel, warm_up=1000)
     """
 
     def __init__(
@@ -261,8 +262,29 @@ class DelayedAcceptance(LatentKernel):
         end = self._wander(start, n_steps, rng)
         return self.coordinates.move(m, start.x, end.x, 0.0, rng)
 
-    def tune(self, m: dl.GenericVector, acceptance: float = 0.2, n_steps: int = 500) -> float:
+    def laplace(self) -> LatentLaplace:
+        """The surrogate's Laplace approximation with data and noise as they are now; no PDE solve.
+
+        Raises
+        ------
+        SolveError
+            If the surrogate has no finite answer.
+        """
+        try:
+            return LatentLaplace(SurrogatePotential(self.surrogate))
+        except SolveError as error:
+            raise SolveError(f"the chain cannot start where the surrogate fails: {error} {ELSEWHERE}") from error
+
+    def parameter(self, law: LatentLaplace, rng: np.random.Generator) -> dl.Vector:
+        """A draw of `law` in latent coordinates, of the prior in their complement."""
+        x = law.draw(rng)
+        return self.coordinates.move(self.model.prior.mean, np.zeros_like(x), x, 0.0, rng)
+
+    def tune(self, m: dl.GenericVector | None = None, acceptance: float = 0.2, n_steps: int = 500) -> float:
         """Set the step of the proposal by the surrogate's own chain from `m`, without a PDE solve.
+
+        `m` is by default a draw of the surrogate's Laplace approximation: where the chain will be.  Farther out, at the
+        prior mean for instance, other steps are accepted than where the posterior has its mass.
 
         The step becomes the longest of h = 2⁻¹¹, 2⁻¹⁰, ..., 4, `n_steps` of each in this order, of which the surrogate
         accepts the share `acceptance`; the shortest if it does so of none.
@@ -281,6 +303,8 @@ class DelayedAcceptance(LatentKernel):
         """
         if not 0.0 < acceptance < 1.0:
             raise InputError(f"acceptance: expected a share between 0 and 1, got {acceptance}.")
+        if m is None:
+            m = self.parameter(self.laplace(), generator(Purpose.TUNING_START, self.seed))
         point, rng = self._surrogate_alone(m, 2)
         kept, best = self.counts, LENGTHS[0]
         for h in LENGTHS:

@@ -114,30 +114,38 @@ class SurrogatePotential:
     Parameters
     ----------
     surrogate : SurrogateModel
+
+    Attributes
+    ----------
+    map : LatentMap
+        f.
+    decoder : ndarray, (k, rQ)
+        D of ½‖D f(x) - data‖² + constant, which is Φ_s.
+    data : ndarray, (k,)
     """
 
     def __init__(self, surrogate: SurrogateModel):
         noise, basis = surrogate.noise_covariance, surrogate.dino.output_basis
         residual = noise.whiten(observed_data(surrogate.misfit) - basis.shift)
-        orthonormal, self._decoder = np.linalg.qr(noise.whiten(basis.decoder))
-        self._data = orthonormal.T @ residual
-        self._constant = 0.5 * float(residual @ residual - self._data @ self._data)
-        self._map = surrogate.dino.latent_map
+        orthonormal, self.decoder = np.linalg.qr(noise.whiten(basis.decoder))
+        self.data = orthonormal.T @ residual
+        self._constant = 0.5 * float(residual @ residual - self.data @ self.data)
+        self.map = surrogate.dino.latent_map
 
     def evaluate(self, x: np.ndarray, derivatives: Derivatives) -> Evaluation:
         """Φ_s at x (rM,), with what derivatives are asked for."""
         if derivatives == "none":
-            value, jacobian = self._map.value(x), None
+            value, jacobian = self.map.value(x), None
         else:
-            at = self._map.linearize(x)
+            at = self.map.linearize(x)
             value, jacobian = at.value, at.jacobian() if derivatives == "metric" else None
-        residual = self._decoder @ value - self._data
+        residual = self.decoder @ value - self.data
         potential = 0.5 * float(residual @ residual) + self._constant
         if derivatives == "none":
             return Evaluation(potential)
         if jacobian is None:
-            return Evaluation(potential, at.vjp(self._decoder.T @ residual))
-        factor = self._decoder @ jacobian
+            return Evaluation(potential, at.vjp(self.decoder.T @ residual))
+        factor = self.decoder @ jacobian
         return Evaluation(potential, factor.T @ residual, factor)
 
 

@@ -234,13 +234,13 @@ class Laplace(Proposal):
         super().__init__(step)
         if posterior.mean is None:
             raise InputError("posterior: has no mean; assign posterior.mean, as `hd.laplace` does.")
-        self._posterior = posterior
+        self.posterior = posterior
 
     def prepare(self, coordinates: LatentCoordinates) -> None:
-        vectors = [self._posterior.U[i] for i in range(len(self._posterior.d))]
+        vectors = [self.posterior.U[i] for i in range(len(self.posterior.d))]
         modes = np.array([coordinates.pair(vector) for vector in vectors])  # rows (RΨ)ᵀu
-        factor = np.sqrt(np.maximum(self._posterior.d, 0.0))[:, None] * modes
-        mean = coordinates.encode(self._posterior.mean)
+        factor = np.sqrt(np.maximum(self.posterior.d, 0.0))[:, None] * modes
+        mean = coordinates.encode(self.posterior.mean)
         self._metric = Metric(factor)
         self._force = mean + factor.T @ (factor @ mean)
 

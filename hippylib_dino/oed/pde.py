@@ -16,7 +16,7 @@ from hippylib.utils.warnings import ModelConvergenceError
 from petsc4py import PETSc
 from tqdm import tqdm
 
-from hippylib_dino.data.agreement import Probe, check_agreement, check_problem, describe, of_arguments
+from hippylib_dino.data.agreement import Probe, check_agreement, check_model, of_arguments
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
@@ -162,6 +162,8 @@ class PDECriteria:
             )
         if n_draws < 1:
             raise InputError(f"n_draws: expected at least 1, got {n_draws}.")
+        self._ranks = Ranks(model.prior.mean.mpi_comm())
+        check_model(self._ranks, model)
         self.model, self.n_draws, self.seed = model, n_draws, seed
         self._noise = model.noise_covariance
         self.groups = check_groups(groups, self._noise.dim)
@@ -170,13 +172,12 @@ class PDECriteria:
         if goals is not None and np.shape(goals)[1:] != (order.dim,):
             raise InputError(f"goals: expected shape (n_goals, {order.dim}), got {np.shape(goals)}.")
         self._goals = None if goals is None else np.asarray(order.from_array(np.asarray(goals, dtype=float).T))
-        self._ranks = Ranks(model.prior.mean.mpi_comm())
         numbers = of_arguments(
             n_draws=n_draws, seed=seed, rel_tolerance=rel_tolerance, max_iter=max_iter, max_failed=max_failed,
             groups=[group.tolist() for group in self.groups],
         )  # fmt: skip
         target = {} if goals is None else {"goals": Probe.of(goals)}
-        check_problem(self._ranks, lambda: {**describe(model), **numbers, **target})
+        check_agreement(self._ranks, {**numbers, **target})
         self._known: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
         self._reasons: dict[tuple[tuple[int, ...], int], str] = {}
         self._data = np.empty((0, self._noise.dim))

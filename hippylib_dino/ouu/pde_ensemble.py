@@ -58,6 +58,7 @@ class PDEEnsemble(Ensemble):
 
     def __init__(self, model: JacobianModel, quantity: FormQuantity, parameters: Sequence[np.ndarray]):
         order = _order(model)
+        check_problem(Ranks(model.prior.Vh.mesh().mpi_comm()), lambda: of_fingerprint(fingerprint(model)))
         if len(parameters) == 0 or any(np.shape(m) != (order.dim,) for m in parameters):
             shapes = sorted({np.shape(m) for m in parameters})
             raise InputError(f"parameters: expected samples of shape ({order.dim},), at least one, got {shapes}.")

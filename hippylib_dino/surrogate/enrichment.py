@@ -15,7 +15,7 @@ from hippylib.utils.warnings import ModelConvergenceError
 from rich.console import Console
 from rich.table import Table
 
-from hippylib_dino.data.agreement import check_problem, describe_posterior, of_arguments, of_weights
+from hippylib_dino.data.agreement import check_model, check_problem, describe_posterior, of_arguments, of_weights
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.generation import append
 from hippylib_dino.data.layout import FAILED
@@ -31,7 +31,7 @@ from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation
 from hippylib_dino.random_streams import Purpose, seed_of
 from hippylib_dino.surrogate.certification import Certificate, certify
-from hippylib_dino.surrogate.metric import latent_posterior, parameter_to_judge
+from hippylib_dino.surrogate.metric import check_kinds, latent_posterior, parameter_to_judge
 from hippylib_dino.surrogate.model import SurrogateModel
 
 CHECK, VERDICT = 1, 1  # PDE solves that a batch takes besides its samples: the dataset's check, the next certificate
@@ -204,9 +204,11 @@ def enrich(
         print(result)
         result.surrogate.dino.save("enriched.dino")
     """
-    _check(surrogate, model, dataset, max_solves, n_per_round, keywords)
-    batches = _Batches(surrogate, model, seed, n_per_round, progress)
-    ranks = batches.ranks
+    check_kinds(surrogate, model)
+    ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
+    check_model(ranks, model)
+    ranks.together(lambda: _check(surrogate, model, dataset, max_solves, n_per_round, keywords))
+    batches = _Batches(surrogate, model, ranks, seed, n_per_round, progress)
     numbers = of_arguments(
         max_solves=max_solves, n_per_round=n_per_round, threshold=threshold, seed=seed, dataset=str(dataset.path)
     )
@@ -321,8 +323,16 @@ class _Batches:
     Two calls are the same to a dataset if network, data, seed and size of a batch are.
     """
 
-    def __init__(self, surrogate: SurrogateModel, model: JacobianModel, seed: int, n_per_round: int, progress: bool):
-        self.ranks = Ranks(model.prior.Vh.mesh().mpi_comm(), "the same call continues it.")
+    def __init__(
+        self,
+        surrogate: SurrogateModel,
+        model: JacobianModel,
+        ranks: Ranks,
+        seed: int,
+        n_per_round: int,
+        progress: bool,
+    ):
+        self._ranks = ranks
         self._model, self._progress, self._order = model, progress, DofOrder(model.prior.Vh)
         arrays = (observed_data(model.misfit), *surrogate.dino.weights)
         content = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
@@ -350,7 +360,7 @@ class _Batches:
         points += [draw_posterior(judged.posterior, seed, i) for i in range(draws)]
         parameters = np.array([self._order.to_array(owned_values(m)) for m in points])
         # the same on all groups to the last bit
-        return self.ranks.world.bcast(parameters), ["MAP point"] * solved + ["Laplace posterior"] * draws
+        return self._ranks.world.bcast(parameters), ["MAP point"] * solved + ["Laplace posterior"] * draws
 
 
 def _marked(dataset: Dataset, label: str) -> list[int]:

@@ -97,6 +97,16 @@ def dual_norm(solver, g: dl.GenericVector) -> float:
     return float(np.sqrt(max(g.inner(z), 0.0)))
 
 
+def check_kinds(surrogate: SurrogateModel, model: JacobianModel) -> None:
+    """Raise `InputError` unless these are a surrogate and the model of a PDE."""
+    for name, value, kind in (("surrogate", surrogate, SurrogateModel), ("model", model, JacobianModel)):
+        if not isinstance(value, kind):
+            raise InputError(
+                f"{name}: expected an hd.{kind.__name__}, got {type(value).__name__}. "
+                "The arguments are (surrogate, PDE model, solution)."
+            )
+
+
 def parameter_to_judge(surrogate: SurrogateModel, model: JacobianModel, x) -> dl.GenericVector:
     """The parameter of `x`, once surrogate and PDE are known to speak of one inverse problem.
 
@@ -105,12 +115,7 @@ def parameter_to_judge(surrogate: SurrogateModel, model: JacobianModel, x) -> dl
     InputError, VectorError, FingerprintError
         Naming the argument that does not fit.
     """
-    for name, value, kind in (("surrogate", surrogate, SurrogateModel), ("model", model, JacobianModel)):
-        if not isinstance(value, kind):
-            raise InputError(
-                f"{name}: expected an hd.{kind.__name__}, got {type(value).__name__}. "
-                "The arguments are (surrogate, PDE model, solution)."
-            )
+    check_kinds(surrogate, model)
     if isinstance(x, (list, tuple)):
         if len(x) < 2:
             raise InputError(f"x: expected [u, m, p] or a parameter vector, got a list of {len(x)}.")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from hippylib_dino.data.agreement import Found, Probe, check_problem, describe, of_arguments, of_weights
+from hippylib_dino.data.agreement import Found, Probe, check_model, check_problem, describe, of_arguments, of_weights
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.layout import DONE
@@ -224,15 +224,16 @@ def control_variate(
     asked = [_statistic(entry) for entry in statistics]
     fewest = fewest_pairs(weight, confidence)
     dino = surrogate.dino
+    ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
+    check_model(ranks, model)
     here = {**prior_fingerprint(model.prior), **operator_fingerprint(model.misfit)}
-    check_fingerprint(dino.fingerprint, here, "surrogate: its DINO")
+    ranks.together(lambda: check_fingerprint(dino.fingerprint, here, "surrogate: its DINO"))
     values, x, seconds, failures = _held_out(qoi, dino, dataset, posterior)
     n_pde, n_surrogate = _numbers(n_pde, n_surrogate, len(values), fewest)
     values, x, seconds = values[:n_pde], x[:n_pde], seconds[:n_pde]
     n_held_out = len(values)
     serialize_compilation()
     law = GaussianLaw(model.prior, dino.input_basis, posterior)
-    ranks = Ranks(model.prior.Vh.mesh().mpi_comm())
     numbers = of_arguments(
         n_pde=n_pde, n_held_out=n_held_out, n_surrogate=n_surrogate, statistics=[s.name for s in asked], seed=seed,
         max_failures=max_failures,

@@ -49,7 +49,7 @@ def dense_law(proposal, hessian, x):
     elif isinstance(proposal, Geometric):
         hessian = evaluation.factor.T @ evaluation.factor
     else:
-        center = proposal._posterior.mean
+        center = proposal.posterior.mean
         gradient = hessian @ (x - center) - center  # of the Gaussian's potential with respect to the prior
     values, V = np.linalg.eigh(hessian)
     mean = V @ ((values + rho) / (values + 1) * (V.T @ x) - (1 - rho) / (values + 1) * (V.T @ gradient))
@@ -110,7 +110,7 @@ def test_metric_that_cannot_be_factored_is_a_failed_solve():
 
 def test_laplace_proposal_is_always_accepted_for_its_own_gaussian(rng):
     proposal, hessian = laplace(1.7, 4)
-    mean = proposal._posterior.mean
+    mean = proposal.posterior.mean
 
     def point(x):
         gap = x - mean
