@@ -71,6 +71,7 @@ def ouu(
         "iterations": found.n_iterations,
         "risk at the mean control": f"{measure.value(ensemble.quantity(law.mean)):.6g}",
         "risk": f"{found.risk:.6g}",
+        **({} if found.smoothing is None else {"smoothing of the risk": f"{found.smoothing:.3g}"}),
         "control": output,
     }
     if is_first:

@@ -12,6 +12,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.intervals import shown
 from hippylib_dino.oed.criteria import Criterion, Estimate, mean_over_draws
 from hippylib_dino.oed.pde import PDECriteria
 
@@ -64,7 +65,7 @@ class Assessment:
         for heading in ("design", "surrogate", "PDE", "interval", "first less this", "interval"):
             table.add_column(heading, justify="left" if heading == "design" else "right")
         for design, s, p, r in zip(self.designs, self.surrogate, self.pde, self.rivals, strict=True):
-            ends = [f"{e.interval[0]:.4g} .. {e.interval[1]:.4g}" for e in (p, r)]
+            ends = [shown(e.interval, e.reason, 4).replace("[", r"\[") for e in (p, r)]
             table.add_row(str(list(design)), f"{s.value:.4g}", f"{p.value:.4g}", ends[0], f"{r.value:.3g}", ends[1])
         text = io.StringIO()
         Console(file=text, width=120).print(table)

@@ -26,9 +26,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.intervals import check_confidence, of_mean
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.oed.experiment import Draws, Experiment, make_experiment
 from hippylib_dino.oed.laplace import LaplaceBatch, laplace_batches
@@ -48,9 +48,11 @@ class Estimate:
     standard_error : float
         NaN for one draw.
     interval : (2,)
-        Student's confidence interval of the mean over all draws.
+        Confidence interval of the mean over all draws, of which those here are samples; (NaN, NaN) where there is none.
     n_draws, n_failed : int
         Draws that count, and those whose MAP point was not found and that do not.
+    reason : str
+        Why there is no interval; "" where there is one.
     """
 
     value: float
@@ -58,25 +60,27 @@ class Estimate:
     interval: tuple[float, float]
     n_draws: int
     n_failed: int
+    reason: str = ""
 
 
 def mean_over_draws(samples: np.ndarray, confidence: float = 0.95) -> Estimate:
     """`Estimate` from values of the draws (n,), NaN for those that failed.
+
+    The interval allows for skewed and heavy-tailed gains, see `hippylib_dino.intervals`.
 
     Raises
     ------
     InputError
         If `confidence` is no level in (0, 1), or no draw has a value.
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: expected a level in (0, 1), got {confidence}.")
+    check_confidence(confidence)
     good = samples[np.isfinite(samples)]
     if len(good) == 0:
         raise InputError(f"samples: expected values of at least one draw, got {len(samples)} that failed.")
     value = float(good.mean())
     error = float(good.std(ddof=1) / np.sqrt(len(good))) if len(good) > 1 else float("nan")
-    half = error * float(stats.t.ppf(0.5 + confidence / 2, max(len(good) - 1, 1)))
-    return Estimate(value, error, (value - half, value + half), len(good), len(samples) - len(good))
+    interval, reason = of_mean(good, confidence)
+    return Estimate(value, error, interval, len(good), len(samples) - len(good), reason)
 
 
 class Criterion(abc.ABC):

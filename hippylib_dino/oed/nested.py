@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.intervals import NONE
 from hippylib_dino.oed.criteria import Criterion, Estimate, mean_over_draws
 from hippylib_dino.random_streams import Purpose, generator
 
@@ -29,8 +30,8 @@ class NestedEstimate:
     Attributes
     ----------
     estimate : Estimate
-        Mean over the outer draws, less the bias.  The interval is Student's over the outer draws, wider by the bias;
-        (NaN, NaN) if more than a tenth of the evidences are poor.
+        Mean over the outer draws, less the bias.  The interval is that over the outer draws, wider by the bias; (NaN,
+        NaN) if more than a tenth of the evidences are poor.
     effective_samples : (n_draws,)
         (Σw)²/Σw² of the inner importance weights; where it is a few, the evidence is not to be trusted.
     bias : float
@@ -136,8 +137,12 @@ def nested_monte_carlo(
         warnings.warn(_few(n_poor, effective, n_inner), stacklevel=2)
     bias = float(variance.mean()) / 2
     estimate = mean_over_draws(own - evidence - variance / 2, confidence)
-    low, high = estimate.interval if n_poor <= MOST_POOR * len(data) else (np.nan, np.nan)
-    return NestedEstimate(replace(estimate, interval=(low - bias, high + bias)), effective, bias, n_poor)
+    if n_poor <= MOST_POOR * len(data):
+        low, high = estimate.interval
+        estimate = replace(estimate, interval=(low - bias, high + bias))
+    else:
+        estimate = replace(estimate, interval=NONE, reason=f"{n_poor} of {len(data)} evidences rest on few samples")
+    return NestedEstimate(estimate, effective, bias, n_poor)
 
 
 def _few(n_poor: int, effective: np.ndarray, n_inner: int) -> str:

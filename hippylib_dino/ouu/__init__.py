@@ -18,9 +18,11 @@ from hippylib_dino.ouu.risk import (
     JointExpansion,
     MeanVariance,
     RiskMeasure,
+    SmoothedRisk,
     WorstCase,
     parse_risk,
 )
+from hippylib_dino.ouu.smoothing import SmoothingWarning
 
 # what needs dolfin, by its home
 _PDE_SIDE = {
@@ -58,6 +60,8 @@ __all__ = [
     "Penalty",
     "RiskEstimate",
     "RiskMeasure",
+    "SmoothedRisk",
+    "SmoothingWarning",
     "SurrogateEnsemble",
     "UniformControl",
     "WorstCase",

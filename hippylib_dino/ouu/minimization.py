@@ -19,6 +19,8 @@ from hippylib_dino.errors import InputError
 from hippylib_dino.ouu.ensembles import checked_control
 from hippylib_dino.ouu.journal import Journal
 from hippylib_dino.ouu.objective import Objective
+from hippylib_dino.ouu.risk import SmoothedRisk
+from hippylib_dino.ouu.smoothing import SmoothingWarning
 
 METHODS = ("L-BFGS-B", "trust-constr")
 DECREASE = 1e-13  # relative decrease of the objective that L-BFGS-B takes for none
@@ -79,6 +81,8 @@ class OptimalControl:
         The start first.
     outside : str, optional
         Why the surrogate is not to be relied on at z, where it was trained on other controls.
+    smoothing : float, optional
+        Width ε of the risk's smoothing at z, in units of Q; None of a measure that does not smooth.
     """
 
     z: np.ndarray
@@ -94,6 +98,7 @@ class OptimalControl:
     seconds: float
     history: list[Iterate]
     outside: str | None
+    smoothing: float | None = None
 
 
 def minimize(
@@ -142,6 +147,8 @@ def minimize(
     -----
     ExtrapolationWarning
         If the control is outside of what the surrogate was trained on.
+    SmoothingWarning
+        If the risk's smoothing was given, and dominates the spread of the quantity at the control.
 
     Raises
     ------
@@ -272,6 +279,7 @@ class _Run:
 
     def result(self, found: OptimizeResult) -> OptimalControl:
         value, gradient = self.evaluate(found.x)
+        smoothing = reported_smoothing(self.objective, found.x, stacklevel=4)
         z, t = self.objective.split(found.x)
         return OptimalControl(
             z=z.copy(),
@@ -289,7 +297,18 @@ class _Run:
             seconds=time.perf_counter() - self.begun,
             history=self.history,
             outside=self.objective.ensemble.outside(z),
+            smoothing=smoothing,
         )
+
+
+def reported_smoothing(objective: Objective, variables: np.ndarray, *, stacklevel: int) -> float | None:
+    """Width of the risk's smoothing at the variables, with a warning where it dominates."""
+    if not isinstance(objective.risk, SmoothedRisk):
+        return None
+    width, complaint = objective.smoothing(variables)
+    if complaint:
+        warnings.warn(complaint, SmoothingWarning, stacklevel=stacklevel)
+    return width
 
 
 def show(bar: tqdm, at: Iterate) -> None:

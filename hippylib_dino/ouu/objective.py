@@ -60,7 +60,7 @@ class Objective:
         self.weights = checked_weights(weights, ensemble.n)
         self.n_auxiliary = risk.n_auxiliary if joint else 0
         self.n_variables = ensemble.n_control + self.n_auxiliary
-        self._last: tuple[np.ndarray, np.ndarray, JointExpansion] | None = None
+        self._last: tuple[np.ndarray, np.ndarray, np.ndarray, JointExpansion] | None = None
         zero = np.zeros(ensemble.n_control)
         for penalty in self.penalties:
             try:
@@ -103,8 +103,20 @@ class Objective:
         if self._last is None or not np.array_equal(self._last[0], variables):
             z, t = self.split(variables)
             q, jacobian = self.ensemble.quantity_and_jacobian(z)
-            self._last = variables.copy(), jacobian, self._expanded(finite_quantity(q), t)
-        return self._last[1:]
+            self._last = variables.copy(), finite_quantity(q), jacobian, self._expanded(q, t)
+        return self._last[2:]
+
+    def smoothing(self, variables: np.ndarray) -> tuple[float | None, str]:
+        """Width that the risk is smoothed with, in units of Q, and why it is too large, "" where it is not.
+
+        Without a new evaluation of Q where the last one was at the same variables.
+        """
+        z, _ = self.split(variables)
+        if self._last is not None and np.array_equal(self._last[0], variables):
+            q = self._last[1]
+        else:
+            q = finite_quantity(self.ensemble.quantity(z))
+        return self.risk.smoothing(q, self.weights), self.risk.smoothing_complaint(q, self.weights)
 
     def value_and_gradient(self, variables: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient (n_variables,).

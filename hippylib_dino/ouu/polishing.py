@@ -243,9 +243,9 @@ class _Run:
             if gain > 0:
                 model = at_trial
                 self.accept(new)
-        return self.result(converged, message)
+        return self.result(converged, message, model)
 
-    def result(self, converged: bool, message: str) -> OptimalControl:
+    def result(self, converged: bool, message: str, model: Objective) -> OptimalControl:
         last = self.history[-1]
         return OptimalControl(
             z=last.z.copy(),
@@ -261,4 +261,5 @@ class _Run:
             seconds=time.perf_counter() - self.begun,
             history=self.history,
             outside=self.pde.outside(last.z),
+            smoothing=model.smoothing(last.z)[0],
         )

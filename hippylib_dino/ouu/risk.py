@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import logsumexp
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.ouu.smoothing import SmoothingWarning, Width, given, is_material, width_of
 
 
 class Expansion(NamedTuple):
@@ -87,19 +88,97 @@ class RiskMeasure(ABC):
         ------
         InputError
             If samples or weights have another shape, are not finite, or weights are none.
+
+        Warns
+        -----
+        SmoothingWarning
+            If the measure smooths with a given width that dominates the spread of these samples.
         """
-        return self.expand(*checked_samples(q, weights)).value
+        return self.expand(*self._checked(q, weights)).value
 
     def gradient(self, q: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """∂R/∂q, (n,); arguments and errors are those of `value`."""
-        return self.expand(*checked_samples(q, weights)).gradient
+        """∂R/∂q, (n,); arguments, errors and warnings are those of `value`."""
+        return self.expand(*self._checked(q, weights)).gradient
 
     def hessian_action(self, q: np.ndarray, direction: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """∇²R(q) v, (n,), of a direction v (n,); arguments and errors are those of `value`."""
-        samples, weights = checked_samples(q, weights)
+        """∇²R(q) v, (n,), of a direction v (n,); arguments, errors and warnings are those of `value`."""
+        samples, weights = self._checked(q, weights)
         if np.shape(direction) != samples.shape:
             raise InputError(f"direction: expected shape {samples.shape}, as q has, got {np.shape(direction)}.")
         return self.expand(samples, weights).hessian(np.asarray(direction, dtype=float))
+
+    def _checked(self, q: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        samples = checked_samples(q, weights)
+        if complaint := self.smoothing_complaint(*samples):
+            warnings.warn(complaint, SmoothingWarning, stacklevel=3)
+        return samples
+
+    def smoothing(self, q: np.ndarray, weights: np.ndarray | None = None) -> float | None:
+        """Width ε that the measure smooths with at samples q (n,), in their units; None of one that does not smooth."""
+        return None
+
+    def smoothing_complaint(self, q: np.ndarray, weights: np.ndarray) -> str:
+        """Why the width that was given is too large for samples q (n,) of weights (n,); "" where it is not."""
+        return ""
+
+
+class SmoothedRisk(RiskMeasure):
+    """A measure with a kink that is smoothed over a width ε: a given one, or by default one that follows the samples.
+
+    The default is ε(q) = σ(q)/100, with the weighted standard deviation σ of the samples, so that R(aQ + c) = aR(Q) + c
+    for a > 0 as of the exact measure.  All derivatives are those of q ↦ R(q; ε(q)), the width's own included, so that
+    value, gradient and Hessian agree, in an optimisation as for samples alone.
+
+    A subclass has a field `epsilon`, and gives the expansion at a width and the value without smoothing.
+    """
+
+    epsilon: float | None
+
+    def __post_init__(self):
+        epsilon = self.epsilon
+        if epsilon is not None and not 0 < epsilon < math.inf:
+            raise InputError(
+                f"epsilon: expected a smoothing > 0 in units of the quantity, or None to follow its spread, got "
+                f"{epsilon}."
+            )
+
+    @abstractmethod
+    def expand_at(self, q: np.ndarray, auxiliary: np.ndarray, epsilon: float, weights: np.ndarray) -> JointExpansion:
+        """r(q, t; ε) in q (n,) and in the variables (t, ε) (k + 1,)."""
+
+    @abstractmethod
+    def unsmoothed(self, q: np.ndarray, weights: np.ndarray) -> float:
+        """The exact measure, ε → 0."""
+
+    def width(self, q: np.ndarray, weights: np.ndarray) -> Width:
+        """ε and its derivatives at samples q (n,) of weights (n,)."""
+        return width_of(q, weights) if self.epsilon is None else given(float(self.epsilon), len(q))
+
+    def smoothing(self, q: np.ndarray, weights: np.ndarray | None = None) -> float | None:
+        return self.width(*checked_samples(q, weights)).value
+
+    def smoothing_complaint(self, q: np.ndarray, weights: np.ndarray) -> str:
+        if self.epsilon is None:
+            return ""
+        moved = self.expand(q, weights).value - self.unsmoothed(q, weights)
+        if not is_material(moved, q, weights):
+            return ""
+        return (
+            f"epsilon: a smoothing of {self.epsilon:g} dominates: it moves the risk by {moved:.3g}, of a quantity with "
+            f"a width of {width_of(q, weights).value:.3g} by default. Leave epsilon out, or pass a smaller one."
+        )
+
+    def expand_jointly(self, q: np.ndarray, auxiliary: np.ndarray, weights: np.ndarray) -> JointExpansion:
+        """r(q, t; ε(q)) by the chain rule."""
+        width = self.width(q, weights)
+        at = self.expand_at(q, auxiliary, width.value, weights)
+        along = float(at.auxiliary_gradient[-1])
+
+        def hessian(v: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            bent, pull = at.hessian(v, np.append(s, width.gradient @ v))
+            return bent + pull[-1] * width.gradient + along * width.hessian(v), pull[:-1]
+
+        return JointExpansion(at.value, at.gradient + along * width.gradient, at.auxiliary_gradient[:-1], hessian)
 
 
 @dataclass(frozen=True)
@@ -153,7 +232,7 @@ class MeanVariance(RiskMeasure):
 
 
 @dataclass(frozen=True)
-class CVaR(RiskMeasure):
+class CVaR(SmoothedRisk):
     """Conditional value at risk, the mean of the worst 1 - β of all outcomes, smoothed.
 
     R(q) = min_t t + E[(Q - t)⁺_ε]/(1 - β) with (s)⁺_ε = 0, s³/ε² - s⁴/(2ε³), s - ε/2 on s < 0, [0, ε), s ≥ ε, which
@@ -164,9 +243,9 @@ class CVaR(RiskMeasure):
     ----------
     beta : float
         Level β in (0, 1).
-    epsilon : float
-        Smoothing ε > 0, in units of Q.  A small one makes the value exact, a larger one helps the optimiser; choose it
-        by the spread of Q.
+    epsilon : float, optional
+        Smoothing ε > 0, in units of Q; default a hundredth of the standard deviation of Q, see `SmoothedRisk`.  A small
+        one makes the value exact, a larger one helps the optimiser.
 
     Raises
     ------
@@ -182,57 +261,63 @@ class CVaR(RiskMeasure):
     --------
     >>> round(CVaR(beta=0.75, epsilon=1e-9).value(np.arange(8.0)), 6)  # mean of the two largest
     6.5
+    >>> round(CVaR(beta=0.75).value(1e-9 * np.arange(8.0)) / 1e-9, 1)  # in any units
+    6.5
     """
 
     beta: float = 0.95
-    epsilon: float = 1e-4
+    epsilon: float | None = None
 
     n_auxiliary: ClassVar[int] = 1
 
     def __post_init__(self):
         if not 0 < self.beta < 1:
             raise InputError(f"beta: expected a level in (0, 1), such as 0.95, got {self.beta}.")
-        if not 0 < self.epsilon < math.inf:
-            raise InputError(f"epsilon: expected a smoothing > 0 in units of the quantity, got {self.epsilon}.")
+        super().__post_init__()
 
-    def _first(self, s: np.ndarray) -> np.ndarray:
-        """Derivative of (s)⁺_ε."""
-        r = np.clip(s / self.epsilon, 0, 1)
-        return r * r * (3 - 2 * r)
+    def unsmoothed(self, q: np.ndarray, weights: np.ndarray) -> float:
+        """The mean of the worst 1 - β of the samples, the last of them in part."""
+        order = np.argsort(q)[::-1]
+        beyond = np.cumsum(weights[order])
+        share = np.diff(np.minimum(beyond, 1 - self.beta), prepend=0.0)
+        return float(share @ q[order] / share.sum())
 
     def auxiliary(self, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """t (1,), where the smoothed share of samples beyond it is 1 - β."""
+        epsilon = self.width(q, weights).value
         order = np.argsort(q)[::-1]
         beyond = np.cumsum(weights[order])
         last = min(int(np.searchsorted(beyond, 1 - self.beta)), len(q) - 1)
         quantile = float(q[order[last]])
         # smoothing moves t by at most ε below the quantile: only samples this near to it are in question
-        near = np.abs(q - quantile) < self.epsilon
+        near = np.abs(q - quantile) < epsilon
         far = weights[~near & (q > quantile)].sum()
 
         def slope(t: float) -> float:
-            return (1 - self.beta) - far - float(weights[near] @ self._first(q[near] - t))
+            r = np.clip((q[near] - t) / epsilon, 0, 1)
+            return (1 - self.beta) - far - float(weights[near] @ (r * r * (3 - 2 * r)))
 
-        low, high = quantile - self.epsilon, quantile
+        low, high = quantile - epsilon, quantile
         if slope(high) <= 0:  # equal to rounding
             return np.array([high])
         if slope(low) >= 0:
             return np.array([low])
-        return np.array([brentq(slope, low, high, xtol=1e-300, rtol=8.9e-16, maxiter=1000)])
+        return np.array([brentq(slope, low, high, xtol=5e-324, rtol=8.9e-16, maxiter=1000)])
 
-    def expand_jointly(self, q: np.ndarray, auxiliary: np.ndarray, weights: np.ndarray) -> JointExpansion:
+    def expand_at(self, q: np.ndarray, auxiliary: np.ndarray, epsilon: float, weights: np.ndarray) -> JointExpansion:
         (t,) = auxiliary
         s = q - t
-        r = np.clip(s / self.epsilon, 0, 1)
-        excess = np.where(s < self.epsilon, self.epsilon * r**3 * (1 - r / 2), s - self.epsilon / 2)
+        r = np.clip(s / epsilon, 0, 1)
+        excess = np.where(s < epsilon, epsilon * r**3 * (1 - r / 2), s - epsilon / 2)
         share = weights / (1 - self.beta)
-        slope, curvature = share * self._first(s), share * 6 * r * (1 - r) / self.epsilon
+        slope, curvature = share * r * r * (3 - 2 * r), share * 6 * r * (1 - r) / epsilon
+        by_width = float(share @ (r**3 * (1.5 * r - 2)))  # ∂/∂ε of εφ(s/ε) is φ - rφ', which ends at -1/2
 
         def hessian(v: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            bent = curvature * (v - along)
-            return bent, np.array([-bent.sum()])
+            bent = curvature * (v - along[0] - r * along[1])
+            return bent, np.array([-bent.sum(), -(r @ bent)])
 
-        return JointExpansion(float(t + share @ excess), slope, np.array([1 - slope.sum()]), hessian)
+        return JointExpansion(float(t + share @ excess), slope, np.array([1 - slope.sum(), by_width]), hessian)
 
     def expand(self, q: np.ndarray, weights: np.ndarray) -> Expansion:
         """At the minimising t; the gradient does not see that t moves with q, the Hessian does."""
@@ -275,11 +360,18 @@ class Entropic(RiskMeasure):
             raise InputError(f"theta: expected a number > 0, got {self.theta}.")
 
     def expand(self, q: np.ndarray, weights: np.ndarray) -> Expansion:
-        return _exponential(q, weights, self.theta)
+        highest = q[weights > 0].max()
+        below = np.minimum(self.theta * (q - highest), 0.0)  # what has no weight may be higher
+        share = weights * np.exp(below)
+        lost = float(weights @ np.expm1(below))
+        # of a quantity far smaller than 1/θ the sum of exponentials differs from 1 by less than rounding
+        logarithm = math.log1p(lost) if lost > -0.5 else math.log(share.sum())
+        p = share / share.sum()
+        return Expansion(float(highest + logarithm / self.theta), p, lambda v: self.theta * p * (v - p @ v))
 
 
 @dataclass(frozen=True)
-class WorstCase(RiskMeasure):
+class WorstCase(SmoothedRisk):
     """The largest outcome, smoothed: ε ln Σ exp(q_i/ε) over the n samples of positive weight.
 
     It lies between max q and max q + ε ln n.  It speaks of these samples, not of the law that they are drawn from:
@@ -287,8 +379,8 @@ class WorstCase(RiskMeasure):
 
     Parameters
     ----------
-    epsilon : float
-        Smoothing ε > 0, in units of Q.
+    epsilon : float, optional
+        Smoothing ε > 0, in units of Q; default a hundredth of the standard deviation of Q, see `SmoothedRisk`.
 
     Raises
     ------
@@ -301,21 +393,30 @@ class WorstCase(RiskMeasure):
     4.0
     """
 
-    epsilon: float = 1e-2
+    epsilon: float | None = None
 
-    def __post_init__(self):
-        if not 0 < self.epsilon < math.inf:
-            raise InputError(f"epsilon: expected a smoothing > 0 in units of the quantity, got {self.epsilon}.")
+    def unsmoothed(self, q: np.ndarray, weights: np.ndarray) -> float:
+        return float(q[weights > 0].max())
+
+    def expand_at(self, q: np.ndarray, auxiliary: np.ndarray, epsilon: float, weights: np.ndarray) -> JointExpansion:
+        """The gradient is a probability p; ∂R/∂ε is its entropy."""
+        highest = self.unsmoothed(q, weights)
+        r = np.minimum(q - highest, 0.0) / epsilon  # what has no weight may be higher
+        factors = np.where(weights > 0, np.exp(r), 0.0)
+        total = factors.sum()
+        p = factors / total
+        logarithm, mean = math.log(total), float(p @ r)
+
+        def hessian(v: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            moved = v - r * along[0]
+            bent = p * (moved - p @ moved) / epsilon
+            return bent, np.array([-(r @ bent)])
+
+        return JointExpansion(highest + epsilon * logarithm, p, np.array([logarithm - mean]), hessian)
 
     def expand(self, q: np.ndarray, weights: np.ndarray) -> Expansion:
-        return _exponential(q, (weights > 0).astype(float), 1 / self.epsilon)
-
-
-def _exponential(q: np.ndarray, factors: np.ndarray, theta: float) -> Expansion:
-    """ln Σ f exp(θq)/θ for factors f (n,); its gradient is a probability p, its Hessian θ times the covariance of p."""
-    total = logsumexp(theta * q, b=factors)
-    p = factors * np.exp(theta * q - total)
-    return Expansion(float(total / theta), p, lambda v: theta * p * (v - p @ v))
+        at = self.expand_jointly(q, np.empty(0), weights)
+        return Expansion(at.value, at.gradient, lambda v: at.hessian(v, np.empty(0))[0])
 
 
 KINDS = {
@@ -338,7 +439,7 @@ def parse_risk(text: str) -> RiskMeasure:
     Examples
     --------
     >>> parse_risk("cvar:0.9")
-    CVaR(beta=0.9, epsilon=0.0001)
+    CVaR(beta=0.9, epsilon=None)
     """
     name, _, parameter = text.partition(":")
     if name not in KINDS or (parameter and name == "expectation"):

@@ -20,6 +20,7 @@ from hippylib_dino.data.handout import Handout
 from hippylib_dino.data.layout import DONE
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, SolveError
+from hippylib_dino.intervals import shown
 from hippylib_dino.modeling.communicators import serialize_compilation
 from hippylib_dino.modeling.fingerprint import check_fingerprint, operator_fingerprint, prior_fingerprint
 from hippylib_dino.modeling.jacobian_model import JacobianModel
@@ -135,7 +136,7 @@ class ControlVariate:
                 name,
                 f"{e.value:.5g}",
                 f"{e.standard_error:.2g}",
-                f"[{e.interval[0]:.5g}, {e.interval[1]:.5g}]".replace("[", r"\["),
+                shown(e.interval, e.reason).replace("[", r"\["),
                 f"{e.weight:.4f}",
                 f"{e.correlation:.5f}",
                 f"{e.variance_reduction(self.cost_ratio):.3g}",

@@ -13,8 +13,10 @@ import numpy as np
 from scipy import stats
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.intervals import NONE, Level, check_confidence, pivot_quantiles, welch
 
 FOLDS = 5
+FEWEST_FOR_VARIANCE = 8  # paired values from which the interval of a variance says anything
 FEWEST, FEWEST_WITH_WEIGHT = 4, 2  # paired values from which a weight, or only a variance, is estimated
 
 
@@ -39,6 +41,29 @@ class Statistic(abc.ABC):
         """Sample variance of a - w (b - centre), for terms a, b and weights w (n,)."""
         return float(np.var(pde - weight * (paired - centre), ddof=1))
 
+    def loss_by_folds(self, size: float) -> float:
+        """By what factor the estimator's variance grows when terms are computed in folds of some size."""
+        return 1.0
+
+    def interval(
+        self, value: float, levels: list[Level], variances: list[float], confidence: float
+    ) -> tuple[tuple[float, float], str]:
+        """Confidence interval, and why there is none.
+
+        Parameters
+        ----------
+        value : float
+            The estimate.
+        levels : list of Level
+            Terms of the pairs and of the surrogate alone, with which errors are made.
+        variances : list of float
+            Of the two parts of the estimate.
+        confidence : float
+        """
+        low, high = pivot_quantiles(levels, variances, confidence)
+        error = math.sqrt(sum(variances))
+        return (value - high * error, value - low * error), ""
+
 
 class Mean(Statistic):
     """E[Q]."""
@@ -58,6 +83,22 @@ class Variance(Statistic):
     def terms(self, values: np.ndarray) -> np.ndarray:
         n = len(values)
         return (values - values.mean()) ** 2 * n / (n - 1)
+
+    def loss_by_folds(self, size: float) -> float:
+        """m/(m - 1) for folds of m, each with its own mean: exact for a Gaussian law."""
+        return size / (size - 1)
+
+    def interval(
+        self, value: float, levels: list[Level], variances: list[float], confidence: float
+    ) -> tuple[tuple[float, float], str]:
+        """The upper end is the higher of that of the variance and that of its logarithm, which is less skewed."""
+        n = len(levels[0].terms)
+        if n < FEWEST_FOR_VARIANCE:
+            return NONE, f"{n} pairs carry no variance, {FEWEST_FOR_VARIANCE} are needed"
+        (low, high), _ = super().interval(value, levels, variances, confidence)
+        if value > 0:
+            high = max(high, value * math.exp(min(high / value - 1, 700.0)))
+        return (low, high), ""
 
 
 class Exceedance(Statistic):
@@ -96,6 +137,26 @@ class Exceedance(Statistic):
         counts = np.concatenate([np.ones(len(pde)), np.full(4, 0.5)])
         return float(np.cov(differences, aweights=counts, ddof=0))
 
+    def interval(
+        self, value: float, levels: list[Level], variances: list[float], confidence: float
+    ) -> tuple[tuple[float, float], str]:
+        """The wider, at each end, of Student's interval and that of Clopper and Pearson, Biometrika 26 (1934).
+
+        The latter is that of as many samples of the PDE alone as had this standard error, for a proportion to which one
+        success and one failure are added, lest there be infinitely many.
+        """
+        variance, n = sum(variances), len(levels[0].terms)
+        degrees = welch(variances, [len(level.terms) - 1 for level in levels])
+        half = math.sqrt(variance) * float(stats.t.ppf(0.5 + confidence / 2, degrees))
+        proportion = min(max(value, 0.0), 1.0)
+        shrunk = (proportion * n + 1) / (n + 2)
+        effective = max(float(n), shrunk * (1 - shrunk) / variance)
+        successes, beyond = proportion * effective, (1 - confidence) / 2
+        failures = effective - successes
+        low = float(stats.beta.ppf(beyond, successes, failures + 1)) if successes > 0 else 0.0
+        high = float(stats.beta.ppf(1 - beyond, successes + 1, failures)) if failures > 0 else 1.0
+        return (min(low, value - half), max(high, value + half)), ""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -107,9 +168,9 @@ class Estimate:
     value : float
         Unbiased, whatever the surrogate is.
     standard_error : float
-        Of both levels, to leading order in the number of samples.
+        Of both levels, that of the weights included.
     interval : (2,)
-        Confidence interval: Student's, with Welch and Satterthwaite's degrees of freedom.
+        Confidence interval; (NaN, NaN) where there is none.
     weight : float
         Of the control variate; the mean of those of the folds.
     correlation : float
@@ -121,6 +182,8 @@ class Estimate:
         Estimate of the surrogate alone, biased by its error.
     n_pde, n_surrogate : int
         Paired samples; all evaluations of the surrogate.
+    reason : str
+        Why there is no interval; "" where there is one.
     """
 
     statistic: str
@@ -134,6 +197,7 @@ class Estimate:
     surrogate: float
     n_pde: int
     n_surrogate: int
+    reason: str = ""
 
     def variance_reduction(self, cost_ratio: float) -> float:
         """Variance of plain Monte Carlo at the same cost over the variance of this estimate.
@@ -171,6 +235,10 @@ def estimate(
 
     which minimises the variance.  A weight from the same samples would bias the estimate by O(1/n).
 
+    The error of the weights enters by the leverage that each pair has on the line of a over b, drawn to b̄'; residuals
+    are those without the pair (HC3).  The interval is the wider of Student's, with degrees of freedom by the kurtosis
+    of the terms, and that of their studentised bootstrap (`hippylib_dino.intervals`).
+
     Parameters
     ----------
     statistic : Statistic
@@ -191,7 +259,8 @@ def estimate(
     References
     ----------
     Peherstorfer, Willcox, Gunzburger, SIAM J. Sci. Comput. 38 (2016) A3163-A3194, for two models; of variances: Qian,
-    Peherstorfer, O'Malley, Vesselinov, Willcox, SIAM/ASA J. Uncertain. Quantif. 6 (2018).
+    Peherstorfer, O'Malley, Vesselinov, Willcox, SIAM/ASA J. Uncertain. Quantif. 6 (2018).  HC3: MacKinnon, White, J.
+    Econometrics 29 (1985).
     """
     _check_values(pde, paired, cheap, fewest_pairs(weight, confidence))
     n, N = len(pde), len(cheap)
@@ -203,18 +272,21 @@ def estimate(
         a[own], b[own] = statistic.terms(pde[own]), statistic.terms(paired[own])
         weights[own] = _weight(statistic, pde[~own], paired[~own], n, N) if weight is None else weight
     value = float(np.mean(a - weights * (b - free.mean())))
-    pairs = statistic.spread(a, b, weights, float(free.mean())) / n
-    others = float(weights.mean() ** 2 * np.var(free, ddof=1) / N)
-    error = math.sqrt(pairs + others)
-    freedom = _welch(pairs, n - 1, others, N - 1)
-    half = error * float(stats.t.ppf(0.5 + confidence / 2, freedom))
-    low, high = statistic.support
     alone = statistic.terms(pde)
+    moved = _influence(alone, statistic.terms(paired), float(free.mean()), weight)
+    pairs = max(
+        statistic.spread(a, b, weights, float(free.mean())) / n,
+        statistic.loss_by_folds(n / (fold.max() + 1)) * float((moved**2).sum()) / n**2,
+    )
+    levels = [Level(moved), Level(free, float(weights.mean()))]
+    variances = [pairs, levels[1].variance]
+    (low, high), reason = statistic.interval(value, levels, variances, confidence)
+    least, most = statistic.support
     return Estimate(
         statistic=statistic.name,
         value=value,
-        standard_error=error,
-        interval=(max(low, min(value - half, high)), min(high, max(value + half, low))),
+        standard_error=math.sqrt(sum(variances)),
+        interval=NONE if reason else (max(least, min(low, most)), min(most, max(high, least))),
         weight=float(weights.mean()),
         correlation=_correlation(alone, statistic.terms(paired)),
         plain=float(alone.mean()),
@@ -222,6 +294,7 @@ def estimate(
         surrogate=float(free.mean()),
         n_pde=n,
         n_surrogate=n + N,
+        reason=reason,
     )
 
 
@@ -233,8 +306,7 @@ def fewest_pairs(weight: float | None, confidence: float) -> int:
     InputError
         For a weight or a confidence that is none.
     """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence: expected a level in (0, 1), got {confidence}.")
+    check_confidence(confidence)
     if weight is not None and not math.isfinite(weight):
         raise InputError(f"weight: expected a finite number, or None for the optimal one, got {weight}.")
     return FEWEST if weight is None else FEWEST_WITH_WEIGHT
@@ -262,13 +334,22 @@ def _weight(statistic: Statistic, pde: np.ndarray, paired: np.ndarray, n: int, n
     return float(n_cheap / (n_cheap + n) * np.mean((a - a.mean()) * (b - b.mean())) / spread)
 
 
+def _influence(a: np.ndarray, b: np.ndarray, centre: float, weight: float | None) -> np.ndarray:
+    """n times what each pair moves the estimate by, (n,): their sum of squares over n² is its variance.
+
+    Of the value at `centre` of the line of a over b, or of the mean of a - αb with a given α.
+    """
+    n, x = len(a), b - b.mean()
+    square = float(x @ x)
+    if weight is not None or not square > 1e-24 * float(b @ b):
+        rest = a - (0.0 if weight is None else weight) * b
+        return (rest - rest.mean()) * math.sqrt(n / (n - 1))
+    rest = a - a.mean() - (x @ (a - a.mean())) / square * x
+    leverage = np.minimum(1 / n + x**2 / square, 1 - 0.5 / n)
+    return (1 + n * (centre - b.mean()) * x / square) * rest / (1 - leverage)
+
+
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     if not (np.var(a) > 0 and np.var(b) > 0):
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def _welch(first: float, first_freedom: int, second: float, second_freedom: int) -> float:
-    """Degrees of freedom of a sum of two variances; Welch, Biometrika 34 (1947)."""
-    total = first**2 / first_freedom + second**2 / second_freedom
-    return (first + second) ** 2 / total if total > 0 else float(first_freedom)

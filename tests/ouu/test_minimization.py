@@ -20,6 +20,7 @@ from hippylib_dino.ouu import (
     LatentQuadratic,
     MeanVariance,
     Objective,
+    SmoothingWarning,
     SurrogateEnsemble,
     WorstCase,
     minimize,
@@ -130,6 +131,25 @@ def test_cvar_optimum(method, joint):
 
 
 # ---- methods, bounds, constraints ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_smoothing_follows_the_quantity_to_any_scale(joint):
+    """A scaled quantity has the same optimum; the width is reported, and a given one that dominates is a warning."""
+    found = {}
+    for scale in (1.0, 1e-8):
+        ensemble = portfolio()
+        ensemble.quantity_and_jacobian = lambda z, s=scale, f=ensemble.quantity_and_jacobian: [s * a for a in f(z)]
+        objective = Objective(ensemble, CVaR(0.9), [L2Penalty(0.5 * scale)], joint=joint)
+        found[scale] = solve(objective)
+        q = ensemble.quantity_and_jacobian(found[scale].z)[0]
+        assert found[scale].smoothing == pytest.approx(0.01 * q.std(), rel=1e-6)
+    if not joint:  # whose t has the scale of q, which is not that of z
+        np.testing.assert_allclose(found[1e-8].z, found[1.0].z, atol=2e-3)
+        with pytest.warns(SmoothingWarning, match="dominates"):
+            solve(Objective(ensemble, CVaR(0.9, 1.0), [L2Penalty(0.5 * scale)]))
+        assert solve(Objective(ensemble, Expectation(), [L2Penalty(0.5 * scale)])).smoothing is None
+
 
 RISKS = (Expectation(), MeanVariance(0.5), CVaR(0.8, 0.1), Entropic(0.3), WorstCase(0.3))
 

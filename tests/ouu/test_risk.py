@@ -1,13 +1,24 @@
 """Risk measures: closed forms, smoothing bounds, weights, Taylor rates; bad input; a user's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from hippylib_dino.errors import InputError
-from hippylib_dino.ouu import CVaR, Entropic, Expansion, Expectation, MeanVariance, RiskMeasure, WorstCase
+from hippylib_dino.ouu import (
+    CVaR,
+    Entropic,
+    Expansion,
+    Expectation,
+    MeanVariance,
+    RiskMeasure,
+    SmoothingWarning,
+    WorstCase,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:epsilon")  # wide smoothing, for the derivatives' sake
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ MEASURES = {
     "cvar, wide smoothing": CVaR(beta=0.3, epsilon=6.0),
     "entropic": Entropic(theta=1.3),
     "worst case": WorstCase(epsilon=1.5),
+    "worst case, default": WorstCase(),
     "user's": Shortfall(0.2),
 }
 
@@ -96,7 +108,7 @@ def test_cash_moves_the_risk_by_itself(name, rng):
     np.testing.assert_allclose(risk.hessian_action(q, np.ones(60)), 0.0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [n for n in MEASURES if n != "worst case"])
+@pytest.mark.parametrize("name", [n for n in MEASURES if not n.startswith("worst case")])
 def test_repeated_samples_are_weights(name, rng):
     risk = MEASURES[name]
     q, times = rng.standard_normal(20), rng.integers(0, 4, 20)
@@ -161,6 +173,79 @@ def test_worst_case_bounds(rng):
     for epsilon in (1e-3, 0.1, 2.0):
         assert q.max() <= WorstCase(epsilon).value(q) <= q.max() + epsilon * np.log(100)
     assert np.isfinite(WorstCase(1e-6).value(1e4 * q))
+
+
+# ---- smoothing that follows the quantity ---------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-6, 1e-2, 1.0, 1e6, 1e300])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e6])
+def test_default_smoothing_is_of_no_unit(scale, offset, rng):
+    """R(aQ + c) = aR(Q) + c, with the exact values nearby; also the derivatives."""
+    q = offset + 0.3 * rng.standard_normal(1000)
+    v = rng.standard_normal(1000)
+    for risk, exact in ((CVaR(), sorted_cvar(q, 0.95)), (WorstCase(), q.max())):
+        value = risk.value(scale * q) / scale
+        assert abs(value - exact) < 0.01 * q.std()
+        assert value == pytest.approx(risk.value(q), abs=1e-4 * q.std())
+        assert risk.smoothing(scale * q) == pytest.approx(0.01 * scale * q.std(), rel=1e-6)
+        assert risk.gradient(scale * q).sum() == pytest.approx(1.0, abs=1e-3)
+        if offset < 1e6:
+            np.testing.assert_allclose(risk.gradient(scale * q), risk.gradient(q), atol=1e-7)
+            np.testing.assert_allclose(scale * risk.hessian_action(scale * q, v), risk.hessian_action(q, v), atol=1e-4)
+
+
+@pytest.mark.parametrize("risk", [CVaR(), WorstCase(), CVaR(0.5), Entropic()])
+@pytest.mark.parametrize("constant", [0.0, 1e-300, 0.1, -7.0, 1e300])
+def test_constant_quantity_is_its_own_risk(risk, constant):
+    q = np.full(30, constant)
+    assert risk.value(q) == pytest.approx(constant, rel=1e-9, abs=1e-303)
+    assert risk.gradient(q).sum() == pytest.approx(1.0, rel=1e-2)
+    assert np.isfinite(risk.hessian_action(q, np.ones(30))).all()
+
+
+def test_entropic_of_small_quantities_is_their_mean(rng):
+    q = rng.standard_normal(1000)
+    assert Entropic().value(1e-300 * q) == pytest.approx(1e-300 * q.mean(), rel=1e-9)
+    assert Entropic().value(1e-9 * q) == pytest.approx(1e-9 * q.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("risk", [CVaR(0.83), CVaR(0.3), WorstCase()], ids=str)
+def test_derivatives_count_that_the_width_moves(risk, weights):
+    """Central differences with steps far below the width; those at a fixed width differ."""
+    (q, dq, _), h = curve(0.0), 1e-6
+    q[5] = np.delete(q, slice(None, None, 7)).max() + 0.01  # two of the largest within the width
+
+    def along(f):
+        return (f(q + h * dq) - f(q - h * dq)) / (2 * h)
+
+    slope, bend = risk.gradient(q, weights) @ dq, dq @ risk.hessian_action(q, dq, weights)
+    assert along(lambda x: risk.value(x, weights)) == pytest.approx(slope, rel=1e-7)
+    assert along(lambda x: risk.gradient(x, weights)) @ dq == pytest.approx(bend, rel=1e-4)
+    fixed = replace(risk, epsilon=risk.smoothing(q, weights))
+    assert fixed.value(q, weights) == risk.value(q, weights)
+    assert abs(fixed.gradient(q, weights) @ dq - slope) > 1e-6 * abs(slope)
+
+
+def test_weights_make_the_width():
+    q, w = np.array([0.0, 1.0, 1e9]), np.array([0.5, 0.5, 0.0])
+    assert CVaR().smoothing(q, w) == pytest.approx(0.005)
+    assert Expectation().smoothing(q, w) is None
+
+
+def test_given_smoothing_is_taken_and_warns_where_it_dominates(recwarn, rng):
+    q = 1 + 0.3 * rng.standard_normal(1000)
+    for risk in (CVaR(0.95, 1e-3), WorstCase(1e-3), CVaR(), WorstCase()):
+        risk.value(q)
+    assert not recwarn.list
+    for risk in (CVaR(0.95, 1e-3), WorstCase(1e-3)):
+        assert risk.smoothing(1e-4 * q) == 1e-3
+        for ask in (risk.value, risk.gradient, lambda x, r=risk: r.hessian_action(x, x)):
+            with pytest.warns(SmoothingWarning, match=r"epsilon: a smoothing of 0\.001 dominates") as caught:
+                ask(1e-4 * q)
+            assert caught[0].filename == __file__
+        with pytest.warns(SmoothingWarning):
+            risk.value(np.full(5, 1e-3))
 
 
 def test_samples_without_weight_do_not_count(risk, rng):
