@@ -3,6 +3,7 @@
 #   1. FEniCS, h5py and MPI from the distribution (apt), if they are missing
 #   2. a virtual environment that sees them, with this package and its tools
 #   3. checks, and hIPPYlib's C++ parts, compiled once
+# What only a test asks for, `ip` of iproute2, is tried and may be missing: the test of two hosts is then skipped.
 # Variables: VENV (.venv), EXTRAS (cpu,dev), SYSTEM_PYTHON (/usr/bin/python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -51,6 +52,21 @@ install_system_packages() {
     system_ready || fail "the packages are installed, but $SYSTEM_PYTHON -c 'import dolfin, h5py' fails"
 }
 
+# `ip`, with which a test makes two hosts of one machine; nobody is asked for a password for it
+install_iproute2() {
+    PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null && return
+    local as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+    if command -v apt-get >/dev/null && {
+        "${as_root[@]}" apt-get update -qq
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2
+    } >/dev/null 2>&1; then
+        say "installed iproute2"
+    else
+        say "no ip (iproute2): the test of two hosts will be skipped"
+    fi
+}
+
 check_python_version() {
     "$SYSTEM_PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
         fail "$("$SYSTEM_PYTHON" --version): expected 3.11 or 3.12, which NumPy 1 and Zarr 3 both run on" \
@@ -92,6 +108,7 @@ check_mpi() {
 
 main() {
     system_ready || install_system_packages
+    install_iproute2
     check_python_version
     make_venv
     python=$VENV/bin/python

@@ -99,18 +99,60 @@ def mixed(comm):
     return hd.JacobianModel(pde, prior, hd.CovarianceStateObservation(B, noise_covariance=np.full(27, 1e-4)))
 
 
-def linear(comm):
-    """-div grad u + u = m: the observable is linear in the parameter, so the posterior is Gaussian."""
+def linear(comm, constrained_domain=None):
+    """-div grad u + u = m: the observable is linear in the parameter, so the posterior is Gaussian.
+
+    A constrained domain gets a zero mean: the other one has two values where it ties points.
+    """
     mesh = dl.UnitSquareMesh(comm, 8, 8)
-    space = dl.FunctionSpace(mesh, "Lagrange", 1)
+    space = dl.FunctionSpace(mesh, "Lagrange", 1, constrained_domain=constrained_domain)
 
     def residual(u, m, p):
         return dl.inner(dl.grad(u), dl.grad(p)) * dl.dx + u * p * dl.dx - m * p * dl.dx
 
     pde = hp.PDEVariationalProblem([space] * 3, residual, [], [], is_fwd_linear=True)
-    mean = dl.interpolate(dl.Expression("sin(3*x[0]) + x[1]", degree=2), space).vector()
+    mean = None
+    if constrained_domain is None:
+        mean = dl.interpolate(dl.Expression("sin(3*x[0]) + x[1]", degree=2), space).vector()
     prior = hp.BiLaplacianPrior(space, 0.2, 1.0, mean=mean, robin_bc=True, solver_type="lu")
     misfit = hp.DiscreteStateObservation(hp.assemblePointwiseObservation(space, sensors(3)), noise_variance=1e-4)
+    return hd.JacobianModel(pde, prior, misfit)
+
+
+class Torus(dl.SubDomain):
+    """Opposite sides of the unit square are one, and all its corners."""
+
+    def inside(self, x, on_boundary):
+        low, high = (any(dl.near(x[i], end) for i in (0, 1)) for end in (0.0, 1.0))
+        return bool(on_boundary and low and not high)
+
+    def map(self, x, y):
+        for i in (0, 1):
+            y[i] = x[i] - 1.0 if dl.near(x[i], 1.0) else x[i]
+
+
+def periodic(comm):
+    """`linear` on a torus: a degree of freedom on a side stands for several points of the mesh."""
+    return linear(comm, Torus())
+
+
+def multiplier(comm):
+    """Natural conditions all around: the mean of the state vanishes by a multiplier, a Real beside it."""
+    mesh = dl.UnitSquareMesh(comm, 4, 4)
+    element = dl.MixedElement(
+        [dl.FiniteElement(family, mesh.ufl_cell(), k) for family, k in (("Lagrange", 1), ("R", 0))]
+    )
+    states, parameters = dl.FunctionSpace(mesh, element), dl.FunctionSpace(mesh, "Lagrange", 1)
+    x = dl.SpatialCoordinate(mesh)
+
+    def residual(u, m, p):
+        (w, mean), (v, rate) = dl.split(u), dl.split(p)
+        flow = dl.exp(m) * (dl.inner(dl.grad(w), dl.grad(v)) - dl.cos(np.pi * x[0]) * v)
+        return (flow + mean * v + rate * w) * dl.dx(degree=4)
+
+    pde = hp.PDEVariationalProblem([states, parameters, states], residual, [], [], is_fwd_linear=True)
+    prior = hp.BiLaplacianPrior(parameters, 0.2, 1.0, robin_bc=True, solver_type="lu")
+    misfit = hp.DiscreteStateObservation(hp.assemblePointwiseObservation(states, sensors(2)), noise_variance=1e-4)
     return hd.JacobianModel(pde, prior, misfit)
 
 

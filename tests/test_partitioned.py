@@ -17,7 +17,11 @@ DATASETS = {
     "poisson": ("kle", "pod"),
     "mixed": ("derivative", "pod"),
     "state": ("derivative", "pod"),
+    "periodic": ("derivative", "pod"),
+    "multiplier": ("derivative", "pod"),
 }
+TOLERANCE = 1e-9
+ROUGH = {"periodic": 1e-6}  # a torus has modes whose eigenvalues nearly coincide
 
 
 def save(comm, path, arrays):
@@ -72,13 +76,13 @@ def generate_all(comm, folder):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_dataset_does_not_depend_on_the_partition(runs, name):
-    one, two = (hd.Dataset.open(runs[ranks] / name) for ranks in (1, 2))
+    one, two, tolerance = *(hd.Dataset.open(runs[ranks] / name) for ranks in (1, 2)), ROUGH.get(name, TOLERANCE)
     assert two.verify() == 11
     for basis in ("input_basis", "output_basis"):
         for part in ("decoder", "encoder", "shift", "eigenvalues"):
-            assert_close(getattr(getattr(two, basis), part), getattr(getattr(one, basis), part), 1e-9)
+            assert_close(getattr(getattr(two, basis), part), getattr(getattr(one, basis), part), tolerance)
     for array in ("x", "y", "reduced_jacobian"):
-        assert_close(getattr(two, array), getattr(one, array), 1e-9)
+        assert_close(getattr(two, array), getattr(one, array), tolerance)
 
 
 @pytest.mark.parametrize("name", [name for name, kinds in DATASETS.items() if kinds[1] == "pod"])

@@ -88,18 +88,20 @@ class DofOrder:
     owned : ndarray of int, (n_owned,)
         Canonical position of each degree of freedom that this rank owns, in dolfin's local order.
     coordinates : ndarray, (dim, 1 + geometric dimension)
-        Component number and coordinates of every degree of freedom, in canonical order.
+        Component number and coordinates of every degree of freedom, in canonical order.  One that a periodic domain
+        ties to others has the least of their points; a Real, which sits nowhere, the least of the others' coordinates.
     """
 
     def __init__(self, space: dl.FunctionSpace):
         self.comm = space.mesh().mpi_comm()
         first, last = space.dofmap().ownership_range()
         self.dim = space.dim()
-        keys = self._keys(space, first, last)
-        everyone = gather(keys, self.comm)
-        # lexsort's last key is the primary one: component first, then x, y, z
-        span = np.maximum(np.ptp(everyone, axis=0), 1e-300)
-        digits = np.round((everyone - everyone.min(axis=0)) / span, 9)
+        everyone = gather(self._keys(space, first, last), self.comm)
+        # a Real sits nowhere: with the least of the others, whatever cell dolfin takes it from
+        nowhere = np.isnan(everyone)
+        everyone = np.where(nowhere, np.where(nowhere, np.inf, everyone).min(axis=0), everyone)
+        everyone[~np.isfinite(everyone)] = 0.0
+        digits = _digits(everyone)  # lexsort's last key is the primary one: component first, then x, y, z
         if self.comm.size > 1 and len(np.unique(digits, axis=0)) < self.dim:
             raise InputError(
                 f"space: {space.ufl_element()} has several degrees of freedom at one point, whose order depends on the "
@@ -113,18 +115,24 @@ class DofOrder:
 
     @staticmethod
     def _keys(space: dl.FunctionSpace, first: int, last: int) -> np.ndarray:
-        """(n_owned, 1 + gdim): component and coordinates of the owned degrees of freedom."""
+        """(n_owned, 1 + gdim): component and coordinates of the owned degrees of freedom, NaN for those of a Real."""
         gdim = space.mesh().geometry().dim()
         keys = np.zeros((last - first, 1 + gdim))
         if space.ufl_element().family() == "Real":  # no coordinates: numbered as dolfin does
             keys[:, 0] = np.arange(first, last)
             return keys
-        keys[:, 1:] = space.tabulate_dof_coordinates().reshape(-1, gdim)
+        if space.dofmap().constrained_domain is None:
+            keys[:, 1:] = space.tabulate_dof_coordinates().reshape(-1, gdim)
+        else:
+            keys[:, 1:] = _least_points(space)[first:last]
 
         def label(subspace: dl.FunctionSpace, component: int) -> int:
             if subspace.num_sub_spaces() == 0:
-                dofs = np.asarray(subspace.dofmap().dofs())
-                keys[dofs[(dofs >= first) & (dofs < last)] - first, 0] = component
+                dofs = np.asarray(subspace.dofmap().dofs(), dtype=np.int64)  # of an empty list NumPy makes floats
+                own = dofs[(dofs >= first) & (dofs < last)] - first
+                keys[own, 0] = component
+                if subspace.ufl_element().family() == "Real":
+                    keys[own, 1:] = np.nan
                 return component + 1
             for i in range(subspace.num_sub_spaces()):
                 component = label(subspace.sub(i), component)
@@ -143,6 +151,31 @@ class DofOrder:
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """This rank's rows (n_owned, ...) of an array (dim, ...) in canonical order."""
         return np.asarray(array)[self.owned]
+
+
+def _digits(points: np.ndarray) -> np.ndarray:
+    """Points (n, k) in units of their bounding box, without what differs by rounding."""
+    span = np.maximum(np.ptp(points, axis=0), 1e-300)
+    return np.round((points - points.min(axis=0)) / span, 9)
+
+
+def _least_points(space: dl.FunctionSpace) -> np.ndarray:
+    """Where the degrees of freedom of a space with a periodic domain sit, (dim, gdim), in dolfin's global order.
+
+    One that stands for several points of the mesh gets the least of them, by x, then y, then z.  dolfin's own
+    `tabulate_dof_coordinates` has the point of some cell, another one on each partition.
+    """
+    dofmap, element, mesh = space.dofmap(), space.element(), space.mesh()
+    to_global = np.asarray(dofmap.tabulate_local_to_global_dofs(), dtype=np.int64)
+    cells = list(dl.cells(mesh))
+    dofs = to_global[np.array([dofmap.cell_dofs(cell.index()) for cell in cells], dtype=np.int64).ravel()]
+    points = np.array([element.tabulate_dof_coordinates(cell) for cell in cells], dtype=float)
+    points = points.reshape(len(dofs), mesh.geometry().dim())
+    _, first = np.unique(np.column_stack([dofs, points]), axis=0, return_index=True)  # most are of several cells
+    dofs, points = gather(dofs[first], mesh.mpi_comm()), gather(points[first], mesh.mpi_comm())
+    order = np.lexsort([*_digits(points).T[::-1], dofs])
+    _, least = np.unique(dofs[order], return_index=True)
+    return points[order][least]
 
 
 def dense_matrix(like: dl.GenericVector, owned: np.ndarray) -> PETSc.Mat:

@@ -349,7 +349,7 @@ class _Batches:
             parameters = np.array([dataset.given_parameter(i) for i in _marked(dataset, label)])
             origins = [dataset.given[i] for i in _marked(dataset, label)]
         dataset = append(self._model, dataset, parameters, origins, progress=self._progress)
-        return dataset, np.array(_marked(dataset, label))
+        return dataset, np.array(_marked(dataset, label), dtype=int)
 
     def _choose(self, number: int, judged: _Judged, n: int) -> tuple[np.ndarray, list[str]]:
         """Parameters (n, dM): the MAP point, unless the PDE failed there just now, and draws around it."""

@@ -2,7 +2,7 @@
 
 import hippylib_dino as hd
 
-LOOPS = ("generate", "append", "control_variate", "PDECriteria", "run_chains")
+LOOPS = ("generate", "append", "control_variate", "PDECriteria", "run_chains", "enrich")
 
 PREPARE = """
 import time
@@ -54,6 +54,15 @@ tell("control_variate")
 from hippylib_dino.oed.pde import PDECriteria
 PDECriteria(model, n_draws=1).evaluate([[0], [1, 2], [3]])
 tell("PDECriteria")
+# an untrained network's MAP point lies some sixty deviations from the prior mean: the state sees no parameter there,
+# and a Jacobian of 1e-9 must not weigh 1e18 in the relative loss, which ended in "training diverged"
+result = hd.enrich(surrogate, model, dataset, max_solves=7, n_per_round=3, epochs=3, progress=False)
+assert len(result.dataset.given) == 6 and np.abs(result.dataset.x).max() > 30, result.dataset.given
+tell("enrich")
+try:
+    hd.ouu.PDEEnsemble.draw(model, None, 3, seed=5)
+except hd.errors.InputError as error:
+    print("REFUSED", error, flush=True)
 """
 )
 
@@ -63,4 +72,5 @@ def test_time_dependent_problem_in_loops_that_share_work(run_python, tmp_path):
     out = run_python(IN_TIME.format(folder=str(tmp_path)), ranks=2).stdout
     for loop in LOOPS:
         assert out.count(f"FINISHED {loop} ") == 2
-    assert hd.Dataset.open(tmp_path / "d").verify() >= 12
+    assert out.count("REFUSED model: expected one of an hd.ControlProblem, got one of") == 2
+    assert hd.Dataset.open(tmp_path / "d").verify() >= 15

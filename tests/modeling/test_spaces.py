@@ -4,9 +4,10 @@ import pytest
 from mpi4py import MPI
 
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, set_owned_values
+from tests.problems import Torus
 
 
-@pytest.mark.parametrize("kind", ["P1", "P2", "vector", "mixed", "real"])
+@pytest.mark.parametrize("kind", ["P1", "P2", "vector", "mixed", "real", "multiplier", "torus"])
 def test_canonical_order_is_a_permutation_sorted_by_component_and_point(kind):
     mesh = dl.UnitSquareMesh(MPI.COMM_SELF, 4, 3)
     cell = mesh.ufl_cell()
@@ -16,6 +17,8 @@ def test_canonical_order_is_a_permutation_sorted_by_component_and_point(kind):
         "P2": lambda: dl.FunctionSpace(mesh, "Lagrange", 2),
         "vector": lambda: dl.VectorFunctionSpace(mesh, "Lagrange", 1),
         "mixed": lambda: dl.FunctionSpace(mesh, taylor_hood),
+        "multiplier": lambda: dl.FunctionSpace(mesh, dl.MixedElement([taylor_hood, dl.FiniteElement("R", cell, 0)])),
+        "torus": lambda: dl.FunctionSpace(mesh, taylor_hood, constrained_domain=Torus()),
         "real": lambda: dl.VectorFunctionSpace(mesh, "Real", 0, dim=3),
     }[kind]()
     order = DofOrder(space)
@@ -24,6 +27,8 @@ def test_canonical_order_is_a_permutation_sorted_by_component_and_point(kind):
     assert keys == sorted(keys)
     rows = np.random.default_rng(0).standard_normal((space.dim(), 2))
     np.testing.assert_array_equal(order.from_array(order.to_array(rows)), rows)
+    if kind == "torus":  # of the points that a degree of freedom stands for the least
+        assert np.all(order.coordinates[:, 1:] < 1.0 - 1e-9)
 
 
 def test_canonical_order_gives_a_function_the_same_array_on_every_partition(run_python, tmp_path):
