@@ -21,7 +21,7 @@ from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation, JacobianFormulation, formulation_name, get_formulation
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import get_optimizer
-from hippylib_dino.network.sizes import account_of_silent
+from hippylib_dino.network.sizes import account_of_silent, spread
 
 STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs` is left open
 VALIDATIONS = 50  # at most, in one training
@@ -118,8 +118,7 @@ def train(
     formulation = get_formulation(formulation)
     _check_numbers(epochs, batch_size, precision, keep)
     samples, held_out = _samples(dataset, n_train, n_validation, stream)
-    energies = {"observable": samples.observable_energy, "Jacobian": samples.jacobian_energy}
-    for said in account_of_silent(samples.index, energies):
+    for said in account_of_silent(samples):
         warnings.warn(f"dataset: {said}", TrainingWarning, stacklevel=2)
     ranks = (samples.x.shape[1], samples.y.shape[1])
     formulation.check(*ranks)
@@ -134,9 +133,9 @@ def train(
         )
     network = network.fitted(samples, dataset, formulation)
     batch_size = min(batch_size, max(1, len(samples) // 4))
-    read = dataset.jacobians if stream else None
+    read, size_of_errors = dataset.jacobians if stream else None, spread(samples, dataset)
     batches, validation = (
-        Batches(part, network.inputs(part, dataset), formulation, size, seed=shuffle, read=read)
+        Batches(part, network.inputs(part, dataset), formulation, size_of_errors, size, seed=shuffle, read=read)
         for part, size, shuffle in ((samples, batch_size, seed), (held_out, min(len(held_out), AT_ONCE), None))
     )
     if epochs is None:
