@@ -12,10 +12,10 @@ import numpy as np
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.noise import NoiseCovariance
+from hippylib_dino.reduction.eigen import ROUNDING
 
 LEAST = 1e-3  # of the mean square, that the square of a sample counts at least
 ZERO = 1e-12  # of the mean square, below which a sample says nothing
-ROUNDING = 1e-24  # of the mean square of observables: a spread below it is rounding
 
 
 def spread(samples: Samples, dataset: Dataset) -> float:
