@@ -101,7 +101,7 @@ class TrainableArchitecture(Architecture):
         outputs : dict, optional
             Keywords of `hippylib_dino.network.layers.Outputs`: what of the Jacobian to give.
         dtype : str, optional
-            Keras dtype policy.
+            Keras dtype policy; default float32, whatever Keras's global one is.
         """
 
     def finished(self, weights: list[np.ndarray], dataset: Dataset) -> tuple[Architecture, list[np.ndarray], Basis]:

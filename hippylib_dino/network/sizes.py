@@ -14,6 +14,7 @@ from hippylib_dino.errors import InputError
 from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.eigen import ROUNDING
 
+SINGLE = (1e-30, 1e30)  # mean squares that training in single precision can hold
 LEAST = 1e-3  # of the mean square, that the square of a sample counts at least
 ZERO = 1e-12  # of the mean square, below which a sample says nothing
 
@@ -32,6 +33,33 @@ def spread(samples: Samples, dataset: Dataset) -> float:
     else:
         raise InputError("samples: have neither observables nor residuals; take them from Dataset.split.")
     return float(found) if found > ROUNDING * samples.observable_energy.mean() else 1.0
+
+
+def check_data(samples: Samples, spread: float, dataset: Dataset) -> None:
+    """Raise `InputError` for data that no training can use, and name array and samples.
+
+    Parameters
+    ----------
+    samples : Samples
+    spread : float
+        Of the training samples.
+    dataset : Dataset
+        That they are of.
+    """
+    for name in ("x", "y", "observable_energy", "jacobian_energy", "reduced_jacobian"):
+        values = getattr(samples, name)
+        bad = samples.index[: len(values)][~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))]
+        if len(bad):
+            raise InputError(
+                f"dataset: array {name!r} of {len(bad)} samples (numbers {_named(bad)}) of {dataset.path} is not "
+                "finite. Solve them again with hd.generate(..., resume=True, repair=True)."
+            )
+    for name, size in (("observables", spread), ("Jacobians", samples.jacobian_energy.mean())):
+        if size > 0 and not SINGLE[0] < size < SINGLE[1]:
+            raise InputError(
+                f"dataset: {name} of {dataset.path} have a mean square of {size:.1e} in noise standard deviations, "
+                f"expected {SINGLE[0]:.0e} .. {SINGLE[1]:.0e}, which single precision holds. Check the noise variance."
+            )
 
 
 def floored(squares: np.ndarray) -> np.ndarray:
@@ -58,10 +86,8 @@ def account_of_silent(samples: Samples) -> list[str]:
     energies = samples.jacobian_energy
     zero = samples.index[energies <= ZERO * energies.mean()]
     if len(zero):
-        said.append(
-            f"{len(zero)} of {len(samples)} samples have a zero Jacobian (numbers {_named(zero)}); each counts a "
-            "thousandth of the mean square."
-        )
+        counts = "each counts a thousandth of the mean square" if len(zero) < len(samples) else "there is none to learn"
+        said.append(f"{len(zero)} of {len(samples)} samples have a zero Jacobian (numbers {_named(zero)}); {counts}.")
     if samples.observable is not None and len(samples) > 1:
         q = samples.observable
         same = np.flatnonzero(q.var(axis=0) <= ROUNDING * (q**2).mean(axis=0))
