@@ -84,7 +84,7 @@ class Clock(keras.callbacks.Callback):
 
 def by_keras(data: Samples, formulation, batch_size: int) -> tuple[float, float]:
     """Seconds of an epoch as `hd.train` runs it, and of that to put batches together."""
-    batches = Batches(data, data.x, formulation, batch_size, seed=0)
+    batches = Batches(data, data.x, formulation, 1.0, batch_size, seed=0)
     clock = Clock()
     model_of(formulation, EPOCHS * len(batches)).fit(
         batches, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[clock]
@@ -101,17 +101,17 @@ def on_the_card(data: Samples, batch_size: int) -> tuple[float, float, float]:
     model = model_of(H1(), EPOCHS * N // batch_size)
     model.optimizer.build(model.trainable_variables)
     x, y, J = (jnp.asarray(a, jnp.float32) for a in (data.x, data.y, data.reduced_jacobian))
-    wy, wJ = (jnp.asarray(1 / a, jnp.float32) for a in (data.observable_energy, data.jacobian_energy))
+    wJ = jnp.asarray(1 / data.jacobian_energy, jnp.float32)
     fixed = [v.value for v in model.non_trainable_variables]
 
-    def loss(trainable, x, y, J, wy, wJ):
+    def loss(trainable, x, y, J, wJ):
         out, _ = model.stateless_call(trainable, fixed, x)
-        value = wy @ ((out["observable"] - y) ** 2).sum(axis=1)
+        value = ((out["observable"] - y) ** 2).sum()
         return (value + wJ @ ((out["jacobian"] - J) ** 2).sum(axis=(1, 2))) / batch_size
 
     def step(state, pick):
         trainable, optimizer = state
-        gradient = jax.grad(loss)(trainable, x[pick], y[pick], J[pick], wy[pick], wJ[pick])
+        gradient = jax.grad(loss)(trainable, x[pick], y[pick], J[pick], wJ[pick])
         return model.optimizer.stateless_apply(optimizer, gradient, trainable), None
 
     @jax.jit

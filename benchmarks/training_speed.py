@@ -23,6 +23,7 @@ import hippylib_dino as hd
 from benchmarks.tables import processor, table
 from benchmarks.training_study import OUTPUT
 from hippylib_dino.network.formulations import H1, SketchedH1
+from hippylib_dino.network.sizes import spread
 
 HERE = Path(__file__).parent
 MESHES = (32, 64, 128)
@@ -109,7 +110,7 @@ def learning_curve(data: hd.Dataset, formulation, n: int, test, **settings) -> l
     def evaluate(weights) -> tuple[float, float]:
         network = holder["network"]
         values, jacobians = network.latent_map(weights).value_and_jacobian(test.x)
-        value = ((values - test.y) ** 2).sum(axis=1) / test.observable_energy
+        value = ((values - test.y) ** 2).sum(axis=1) / spread(test, data)
         jacobian = ((jacobians - test.reduced_jacobian) ** 2).sum(axis=(1, 2)) / (test.reduced_jacobian**2).sum(
             axis=(1, 2)
         )
@@ -239,7 +240,7 @@ def lbfgs_finish(dino: hd.DINO, data: hd.Dataset, n: int, budget: float) -> tupl
 
     samples = data.split("train", n)
     x, y, J = (tf.constant(a, tf.float32) for a in (samples.x, samples.y, samples.reduced_jacobian))
-    wy, wJ = (tf.constant(1 / e / n, tf.float32) for e in (samples.observable_energy, samples.jacobian_energy))
+    wy, wJ = 1 / spread(samples, data) / n, tf.constant(1 / n / samples.jacobian_energy, tf.float32)
     model = dino.keras_model()
     variables = model.trainable_variables
 
@@ -247,7 +248,7 @@ def lbfgs_finish(dino: hd.DINO, data: hd.Dataset, n: int, budget: float) -> tupl
     def loss_and_gradient():
         with tf.GradientTape() as tape:
             out = model(x)
-            value = tf.reduce_sum(wy * tf.reduce_sum((out["observable"] - y) ** 2, 1))
+            value = wy * tf.reduce_sum((out["observable"] - y) ** 2)
             loss = value + tf.reduce_sum(wJ * tf.reduce_sum((out["jacobian"] - J) ** 2, (1, 2)))
         return loss, tape.gradient(loss, variables)
 

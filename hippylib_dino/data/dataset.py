@@ -42,6 +42,7 @@ from hippylib_dino.data.plan import GIVEN, SPLITS, Plan
 from hippylib_dino.data.verification import REPAIR
 from hippylib_dino.errors import DatasetError, InputError, MisfitError
 from hippylib_dino.files import array_of
+from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis, joint_basis
 from hippylib_dino.reduction.ranks import Rank, rank_within
 
@@ -72,7 +73,7 @@ class Samples:
     observable : (n, dQ), optional
         q, in the observable's units; None where it is the whole state.
     observable_residual : (n,), optional
-        ‖q - q̄ - Φy‖² in the noise-precision norm, where the observable is the whole state.
+        ‖q - q̄ - Φy‖² in the noise-precision norm, what the output basis cuts off; `Dataset.split` always gives it.
     control_rank : int
         rZ, the last columns of `x`; 0 without a control.
     control : (n, dZ), optional
@@ -349,7 +350,14 @@ class Dataset:
         left = FULL_ARRAYS if jacobians else (*FULL_ARRAYS, "reduced_jacobian")
         names = [name for name in self._checked_arrays() if name not in left]
         arrays = {name: self._read(name, index) for name in names}
+        if "observable" in arrays:  # of whole states it is stored
+            arrays["observable_residual"] = self._residuals(arrays["observable"], arrays["y"])
         return Samples(index, **arrays, control_rank=self.plan.control_rank)
+
+    def _residuals(self, q: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """‖q - q̄ - Φy‖² in the noise-precision norm, (n,)."""
+        rest = q - self.output_basis.decode(y)
+        return (NoiseCovariance(self.weight_covariance, q.shape[1]).whiten(rest.T) ** 2).sum(axis=0)
 
     def members(self, part: str) -> np.ndarray:
         """Numbers of the finished samples of a split, (n,); given samples are training samples.

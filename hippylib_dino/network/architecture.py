@@ -101,7 +101,7 @@ class TrainableArchitecture(Architecture):
         outputs : dict, optional
             Keywords of `hippylib_dino.network.layers.Outputs`: what of the Jacobian to give.
         dtype : str, optional
-            Keras dtype policy.
+            Keras dtype policy; default float32, whatever Keras's global one is.
         """
 
     def finished(self, weights: list[np.ndarray], dataset: Dataset) -> tuple[Architecture, list[np.ndarray], Basis]:
@@ -177,8 +177,8 @@ def with_scales(network: Any, samples: Samples, dataset: Dataset, formulation: F
 
 
 def spread_of_outputs(samples: Samples) -> float:
-    """Root mean square of all latent observables."""
-    return float(np.sqrt((samples.y**2).mean()))
+    """Root mean square distance of all latent observables from their means; 1 where there is none."""
+    return float(np.sqrt(samples.y.var(axis=0).mean())) or 1.0
 
 
 def checked_scale(scale: Iterable[float], input_rank: int) -> tuple[float, ...]:
@@ -200,6 +200,8 @@ def importance(basis: Basis, jacobians: np.ndarray | None = None) -> tuple[float
         squares, power = basis.eigenvalues[: basis.rank], 1 / 2
     else:
         squares, power = (jacobians**2).sum(axis=1).mean(axis=0), 1 / 3
+    if not squares.max() > 0:  # of Jacobians that are all zero
+        return (1.0,) * len(squares)
     scale = np.maximum(squares / squares.max(), np.finfo(np.float32).eps) ** power
     return tuple((scale / np.sqrt((scale**2).mean())).tolist())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hippylib_dino.errors import LibraryError
 
@@ -28,4 +30,15 @@ except ModuleNotFoundError as error:
         "`[gpu]`, or any that Keras runs on, named in KERAS_BACKEND."
     ) from error
 
-__all__ = ["keras"]
+__all__ = ["keras", "single_precision"]
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """Keras's global dtype, which its optimizers and metrics ask for, is float32 within, then what the user set."""
+    users = keras.config.floatx()
+    keras.config.set_floatx("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(users)

@@ -9,7 +9,6 @@ import numpy as np
 from hippylib_dino.data.dataset import Samples
 from hippylib_dino.network.backend import keras
 from hippylib_dino.network.formulations import Compared, Formulation
-from hippylib_dino.network.sizes import floored
 
 CHUNK = 1024
 
@@ -26,6 +25,8 @@ class Batches(keras.utils.PyDataset):
     inputs : (n, n_in)
         What the network takes; latent parameters for most.
     formulation : Formulation
+    spread : float
+        What squared errors of values are divided by, see `hippylib_dino.network.sizes.spread`.
     batch_size : int
         At most the number of samples.  What does not fill a last batch is left out of this epoch of a training, since
         XLA would compile once more for it.
@@ -47,6 +48,7 @@ class Batches(keras.utils.PyDataset):
         samples: Samples,
         inputs: np.ndarray,
         formulation: Formulation,
+        spread: float,
         batch_size: int,
         *,
         seed: int | None = None,
@@ -55,7 +57,7 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.formulation, self.batch_size, self.seed, self.epoch = formulation, batch_size, seed, 0
         self._x, self._y = inputs.astype("float32"), samples.y.astype("float32")
-        self._value_weight = (1.0 / floored(samples.observable_energy)).astype("float32")
+        self._value_weight = np.full(len(samples), 1.0 / spread, dtype="float32")
         self._jacobian_weight = formulation.weights(samples).astype("float32")
         self.by_column = self._jacobian_weight.ndim == 2
         self._read, self._index, self.balance = read, samples.index, 1.0

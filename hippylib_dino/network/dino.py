@@ -24,6 +24,7 @@ from hippylib_dino.fingerprints import check_fingerprint
 from hippylib_dino.network.architecture import Architecture, TrainableArchitecture, architecture_from_config
 from hippylib_dino.network.latent_map import LatentMap
 from hippylib_dino.network.metrics import root_mean, sample_errors
+from hippylib_dino.network.reference import Reference
 from hippylib_dino.network.sizes import floored
 from hippylib_dino.noise import WHOLE_STATE
 from hippylib_dino.reduction.basis import Basis
@@ -135,6 +136,9 @@ class DINO:
     def evaluate(self, dataset: Dataset, part: str = "test") -> dict[str, float]:
         """Relative errors on held-out samples: sqrt(mean) of what `sample_errors` gives.
 
+        ``observable`` is relative to the spread of the training samples about their mean, and does not depend on where
+        zero is.  Beside it and ``jacobian`` stands what trivial models score: ``observable_constant`` of the mean
+        observable, ``observable_affine`` and ``jacobian_affine`` of the map with the mean Jacobian, and so on.
         ``jacobian`` is the error of the full Jacobian as an operator on the prior, which does not depend on the
         mesh.  What the Jacobian of a network on full parameters has outside the input basis counts in it, estimated
         with the parameters of the same samples as prior draws, which the dataset has to hold (``store_parameters``).
@@ -164,15 +168,22 @@ class DINO:
         if len(samples) == 0:
             raise InputError(f"part: the dataset has no {part} samples; generate with n_{part} of at least 1.")
         check_bases(self, dataset)
+        reference = Reference.of(dataset, samples)
+        errors = self._errors(dataset, samples, reference.spread)
+        for model, trivial in reference.errors(samples).items():
+            errors.update({f"{name}_{model}": squares for name, squares in trivial.items()})
+        return errors
+
+    def _errors(self, dataset: Dataset, samples: Samples, spread: float) -> dict[str, np.ndarray]:
         if self.input_basis.kind == "learned":
-            return self._errors_outside(dataset, samples)
+            return self._errors_outside(dataset, samples, spread)
         values, jacobians = self.predict(samples.x)
-        errors = sample_errors(samples, values, jacobians, self.input_basis, self.output_basis)
+        errors = sample_errors(samples, values, jacobians, self.input_basis, spread=spread)
         if dataset.plan.store_full:
             errors["jacobian_dof_frobenius"] = self._dof_frobenius(dataset, samples.index, jacobians)
         return errors
 
-    def _errors_outside(self, dataset: Dataset, samples: Samples) -> dict[str, np.ndarray]:
+    def _errors_outside(self, dataset: Dataset, samples: Samples, spread: float) -> dict[str, np.ndarray]:
         """Errors of a network whose encoder is not the dataset's, and sees more of the parameter than its basis."""
         basis, encoder = dataset.input_basis, self.input_basis.encoder
         m = dataset.full("m", samples.index)
@@ -181,7 +192,7 @@ class DINO:
         covariance = outside.T @ outside / len(outside)
         spurious = np.einsum("nqw,nqw->n", latent @ covariance, latent)
         jacobians = latent @ (encoder.T @ basis.decoder)
-        errors = sample_errors(samples, values, jacobians, basis, self.output_basis, spurious)
+        errors = sample_errors(samples, values, jacobians, basis, spread=spread, spurious=spurious)
         if dataset.plan.store_full:
             errors["jacobian_dof_frobenius"] = self._dof_frobenius(dataset, samples.index, latent)
         return errors

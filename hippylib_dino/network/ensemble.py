@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hippylib_dino.data.dataset import Dataset, Samples
+from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network.architecture import Architecture, architecture_from_config
 from hippylib_dino.network.dino import DINO, check_bases
@@ -139,7 +139,14 @@ class Ensemble(Architecture):
         return EnsembleMap([self.member.latent_map(share) for share in shares], self.spread_scale)
 
 
-LEFT_OUT = ("seed", "history", "epochs", "best_epoch", "seconds")  # of a member's record in that of the ensemble
+LEFT_OUT = (
+    "seed",
+    "history",
+    "epochs",
+    "best_epoch",
+    "n_selection",
+    "seconds",
+)  # of a member's record in that of the ensemble
 
 
 def _check_count(n_members: int) -> None:
@@ -171,7 +178,8 @@ def train_ensemble(
         Folder, with a folder ``member-0``, ... for each; see `hd.train`.
     progress : bool
     **options
-        As `hd.train` takes them.
+        As `hd.train` takes them; but where ``n_validation`` is left open the members take half of the validation
+        samples that there are, so that the other half has not chosen what they keep.
 
     Returns
     -------
@@ -197,6 +205,8 @@ def train_ensemble(
     from hippylib_dino.network.training import train
 
     _check_count(n_members)
+    if options.get("n_validation") is None:
+        options["n_validation"] = max(1, len(dataset.members("validation")) // 2)
     members = []
     for k in tqdm(range(n_members), desc="ensemble", unit="member", disable=not progress):
         if "optimizer" in options:
@@ -207,7 +217,10 @@ def train_ensemble(
 
 
 def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
-    """The ensemble of trained DINOs, its spread calibrated on all validation samples.
+    """The ensemble of trained DINOs, its spread calibrated on the validation samples that chose no member's weights.
+
+    Samples on which weights, an epoch or a depth were chosen flatter the members: the spread would be too small.
+    Members whose last weights were kept (the default of `hd.train`) leave all validation samples.
 
     One factor for all outputs makes the mean squares of errors and spreads equal over the samples.  Means of both, and
     no mean of ratios: with few members these have no mean.
@@ -226,7 +239,8 @@ def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
     Raises
     ------
     InputError
-        For fewer than two members, different architectures or bases, or a dataset without validation samples.
+        For fewer than two members, different architectures or bases, or a dataset without validation samples that
+        chose no member's weights.
     TrainingError
         If the members agree exactly.
     """
@@ -240,12 +254,10 @@ def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
         first.architecture.input_rank, first.architecture.output_rank, first.architecture, len(members)
     )
     weights = [w for member in members for w in member.weights]
-    held_out = dataset.split("validation")
-    if len(held_out) == 0:
-        raise InputError("dataset: has no validation samples to calibrate the spread on; generate with n_validation.")
+    x, y = _unseen(members, dataset)
     settings = {k: v for k, v in first.training.items() if k not in LEFT_OUT}
     return DINO(
-        architecture=replace(architecture, spread_scale=spread_ratio(architecture.latent_map(weights), held_out)),
+        architecture=replace(architecture, spread_scale=spread_ratio(architecture.latent_map(weights), x, y)),
         weights=weights,
         input_basis=first.input_basis,
         output_basis=first.output_basis,
@@ -258,19 +270,38 @@ def ensemble_of(members: Sequence[DINO], dataset: Dataset) -> DINO:
     )
 
 
-def spread_ratio(ensemble: EnsembleMap, samples: Samples) -> float:
-    """Root of Σ‖y - f(x)‖² / Σ‖spread(x)‖² over the samples: 1 in expectation of a calibrated ensemble of any size.
+def _unseen(members: Sequence[DINO], dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Latent parameters and observables of the validation samples that chose no member's weights."""
+    chose = max(_n_selection(member.training) for member in members)
+    held_out = dataset.split("validation", jacobians=False)
+    if len(held_out) <= chose:
+        raise InputError(
+            f"dataset: expected validation samples to calibrate the spread on, got {len(held_out)}, of which {chose} "
+            "chose the weights of members. Generate with a larger n_validation, or train with a smaller one, or with "
+            'keep="last".'
+        )
+    return held_out.x[chose:], held_out.y[chose:]
+
+
+def _n_selection(training: dict) -> int:
+    """How many of the first validation samples chose the weights; files made earlier do not say it."""
+    of_old = 0 if training.get("keep") == "last" else training.get("n_validation", 0)
+    return int(training.get("n_selection", of_old))
+
+
+def spread_ratio(ensemble: EnsembleMap, x: np.ndarray, y: np.ndarray) -> float:
+    """Root of Σ‖y - f(x)‖² / Σ‖spread(x)‖² over samples (n, rM), (n, rQ): 1 in expectation of a calibrated ensemble.
 
     Raises
     ------
     TrainingError
         If the members agree exactly at some sample.
     """
-    predicted = (ensemble.spread(samples.x) ** 2).sum(axis=-1)
+    predicted = (ensemble.spread(x) ** 2).sum(axis=-1)
     if not (predicted > 0).all():
         raise TrainingError(
             "members: agree exactly at some samples, so that their spread says nothing of the error. "
             "Train them with different seeds."
         )
-    error = ((samples.y - ensemble.value(samples.x)) ** 2).sum(axis=-1)
+    error = ((y - ensemble.value(x)) ** 2).sum(axis=-1)
     return float(np.sqrt(error.sum() / predicted.sum()))

@@ -2,13 +2,15 @@
 
 Every formulation is the same loss,
 
-    mean_i ‖y_i - f(x_i)‖² / ‖q_i‖²  +  w mean_i s ‖W_i (J_i - ∂f(x_i)) V_iᵀ‖_F² / ‖J_i‖²,
+    mean_i ‖y_i - f(x_i)‖² / S  +  w mean_i s ‖W_i (J_i - ∂f(x_i)) V_iᵀ‖_F² / ‖J_i‖²,
 
-with both norms in noise standard deviations (and prior-precision for J), and differs in the directions W_i and V_i on
+with both norms in noise standard deviations (and prior-precision for J) and S the mean of ‖q - q̄‖² over the training
+samples (`hippylib_dino.network.sizes`), and differs in the directions W_i and V_i on
 which Jacobians are compared: none, all, each sample's singular vectors, or random ones.
+A shift of the observable changes nothing in it.
 With a control J is [J_m Ψ, J_z D] as a whole, but for `H1`, which weighs its two parts each by its own norm.
 The first three after O'Leary-Roseberry et al., J. Comput. Phys. 496 (2024), arXiv 2206.10745; the losses of their code,
-github.com/tomoleary/dino, divide by the norm of the reduced quantities instead.
+github.com/tomoleary/dino, divide by each sample's own norms of the reduced quantities instead.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.architecture import ReducedResNet
@@ -62,19 +60,26 @@ def train_growing(
         raise InputError(f"architecture: expected a ReducedResNet with depth of at least 1, got {architecture}.")
     keywords.update(epochs=epochs, seed=seed)
     best = _trained(1, dataset, formulation, log, architecture=architecture.grown(1), **keywords)
-    history = {key: list(values) for key, values in best.training["history"].items()}
+    history, least = {key: list(values) for key, values in best.training["history"].items()}, _loss(best)
     seconds = best.training["seconds"]
     for depth in range(2, architecture.depth + 1):
         deeper = _trained(depth, dataset, formulation, log, start=_grown(best, depth, seed), **keywords)
+        loss = _loss(deeper)
         deeper.training["best_epoch"] += len(history["loss"])
         for key, values in deeper.training["history"].items():
             history[key].extend(values)
         seconds += deeper.training["seconds"]
-        pays = _loss(deeper) <= (1 - tolerance) * _loss(best)
-        best = min(best, deeper, key=_loss)
+        pays = loss <= (1 - tolerance) * least
+        if loss < least:
+            best, least = deeper, loss
         if not pays:
             break
-    best.training.update(history=history, epochs=len(history["loss"]), seconds=round(seconds, 1))
+    best.training.update(
+        history=history,
+        epochs=len(history["loss"]),
+        seconds=round(seconds, 1),
+        n_selection=best.training["n_validation"],  # they chose the depth
+    )
     return best
 
 
@@ -94,4 +99,5 @@ def _trained(depth: int, dataset: Dataset, formulation: str | Formulation, log: 
 
 
 def _loss(dino: DINO) -> float:
-    return float(np.nanmin(dino.training["history"]["val_loss"]))
+    """Validation loss of the weights that were kept."""
+    return float(dino.training["history"]["val_loss"][dino.training["best_epoch"] - 1])

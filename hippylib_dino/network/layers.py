@@ -140,13 +140,15 @@ def functional_model(
 ):
     """A functional Keras model of a layer for this architecture, whose input "x" is (n_in,).
 
-    Other arguments are those of `TrainableArchitecture.keras_model`.
+    Other arguments are those of `TrainableArchitecture.keras_model`.  Every dtype is said, so that Keras's global one,
+    which is the user's, does not matter.
     """
-    layer = kind(architecture, Outputs(**(outputs or {})), seed, dtype=dtype, name="network")
-    inputs = {"x": keras.Input((n_in,), name="x")}
+    layer = kind(architecture, Outputs(**(outputs or {})), seed, dtype=dtype or "float32", name="network")
+    shapes: dict[str, tuple[int, ...]] = {"x": (n_in,)}
     if layer.outputs.rows is not None:
-        inputs["rows"] = keras.Input((layer.outputs.rows, architecture.output_rank), name="rows")
+        shapes["rows"] = (layer.outputs.rows, architecture.output_rank)
     if layer.outputs.columns is not None:
-        inputs["columns"] = keras.Input((layer.outputs.columns, architecture.input_rank), name="columns")
+        shapes["columns"] = (layer.outputs.columns, architecture.input_rank)
+    inputs = {name: keras.Input(shape, name=name, dtype="float32") for name, shape in shapes.items()}
     named = {name: keras.layers.Identity(name=name, dtype="float32")(value) for name, value in layer(inputs).items()}
     return keras.Model(inputs if len(inputs) > 1 else inputs["x"], named, name="dino")

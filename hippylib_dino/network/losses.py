@@ -9,8 +9,7 @@ from hippylib_dino.network.backend import keras
 class SquaredNorm(keras.losses.Loss):
     """‖truth - prediction‖² of each sample, mean over the batch.
 
-    Divided by the truth's own ‖·‖² through the sample weights, it is the relative squared error
-    of tomoleary/dino's losses: mean_i ‖q_i - q̂_i‖²/‖q_i‖² and mean_i ‖J_i - Ĵ_i‖²/‖J_i‖².
+    The sample weights make it relative; see `hippylib_dino.network.formulations`.
 
     Parameters
     ----------
@@ -38,7 +37,7 @@ def _squares(y_true, y_pred, by_column: bool):
 
 @keras.saving.register_keras_serializable(package="hippylib_dino")
 class RelativeError(keras.metrics.Metric):
-    """sqrt(mean_i w_i ‖truth_i - prediction_i‖²) over all samples of an epoch, w_i = 1/‖truth_i‖².
+    """sqrt(mean_i w_i ‖truth_i - prediction_i‖²) over all samples of an epoch, w_i the weights of the loss.
 
     Parameters
     ----------

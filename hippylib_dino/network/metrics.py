@@ -1,9 +1,12 @@
-"""Relative errors of a DINO on held-out samples: always normalised by the truth of each sample.
+"""Relative errors of a DINO on held-out samples; each is sqrt(mean_i of the relative squared error).
 
-Definitions after tomoleary/dino; each is sqrt(mean_i of the relative squared error).  Jacobians are
-compared in the noise-precision and prior-precision inner products, as operators from the
-prior's Cameron-Martin space to data in noise standard deviations: ‖Γ^-½ J R^-½‖_HS.  This norm does not
-depend on the mesh, and in it the reduced bases are orthonormal, so that the error of the full
+Observables are compared in noise standard deviations, relative to their spread about the mean: a constant scores 1, and
+a shift of the observable (degrees Celsius to Kelvin) changes nothing.  tomoleary/dino divides each sample by its own
+norm instead, which depends on where zero is.
+
+Jacobians are compared in the noise-precision and prior-precision inner products, as operators from the
+prior's Cameron-Martin space to data in noise standard deviations: ‖Γ^-½ J R^-½‖_HS, each relative to its own norm.
+This norm does not depend on the mesh, and in it the reduced bases are orthonormal, so that the error of the full
 Jacobian is that of the reduced one plus what the bases cut off.
 """
 
@@ -31,10 +34,10 @@ def _squares(a: np.ndarray) -> np.ndarray:
 
 
 def relative_errors(
-    samples: Samples, values: np.ndarray, jacobians: np.ndarray, input_basis: Basis, output_basis: Basis
+    samples: Samples, values: np.ndarray, jacobians: np.ndarray, input_basis: Basis, *, spread: float
 ) -> dict[str, float]:
     """sqrt(mean) over the samples of all that `sample_errors` gives; arguments, names and errors are its own."""
-    squares = sample_errors(samples, values, jacobians, input_basis, output_basis)
+    squares = sample_errors(samples, values, jacobians, input_basis, spread=spread)
     return {name: root_mean(values) for name, values in squares.items()}
 
 
@@ -43,7 +46,8 @@ def sample_errors(
     values: np.ndarray,
     jacobians: np.ndarray,
     input_basis: Basis,
-    output_basis: Basis,
+    *,
+    spread: float,
     spurious: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Relative **squared** errors of each sample of a prediction, (n,), by metric.
@@ -56,8 +60,10 @@ def sample_errors(
         Predicted latent observables.
     jacobians : (n, rQ, rM)
         Predicted reduced Jacobians.
-    input_basis, output_basis : Basis
+    input_basis : Basis
         Of the samples.
+    spread : float
+        S, what squared errors of observables are divided by; see `hippylib_dino.network.sizes.spread`.
     spurious : (n,), optional
         E_z‖Ĵ(z - ΨΨᵀRz)‖² over prior draws z less their mean: the squared norm of a predicted full Jacobian outside
         the input basis.  It counts as error in ``jacobian`` and ``jacobian_network``, as if the true one had nothing
@@ -66,11 +72,13 @@ def sample_errors(
     Returns
     -------
     dict
-        ``observable``: ‖q̂ - q‖²/‖q‖² of the full observable; of a whole state in its mass norm.
+        ``observable``: ‖q̂ - q‖²/S of the full observable in the noise-precision norm (of a whole state its mass norm),
+        S the mean of ‖q - q̄‖² over training samples: a constant scores 1.
+        ``observable_in_noise``: ‖q̂ - q‖²/dQ in that norm, in noise variances of one observable; not of a whole state.
         ``jacobian``: of the **full** Jacobian.
         ``reduced_jacobian``: ‖∂f - J_r‖²/‖J_r‖².
         ``observable_truncation``, ``jacobian_truncation``: the share of the bases, that no network can undo.
-        ``observable_network``, ``jacobian_network``: the share of the network, within the bases, over the same norms.
+        ``observable_network``, ``jacobian_network``: the share of the network, within the bases.
         ``gauss_newton``: ‖∂fᵀ∂f - J_rᵀJ_r‖²/‖J_rᵀJ_r‖².
         ``dominant_jacobian``: ‖Uᵀ(∂f - J_r)V‖²/‖UᵀJ_rV‖² on each sample's leading half of singular vectors.
         ``null_space``: ‖∂f (I - VVᵀ)‖²/‖J_r‖², V the row space of J_r.
@@ -87,34 +95,61 @@ def sample_errors(
 
     Notes
     -----
-    By Pythagoras ``jacobian`` is ``jacobian_truncation`` plus ``jacobian_network``, always.  ``observable`` is the sum
-    of its two in the noise-precision norm, in which the output basis is orthonormal: so it is for whole states and for
-    noise of one standard deviation, Γ = σ²I.  For other noise the Euclidean norm of the observable leaves a cross term.
+    By Pythagoras ``jacobian`` is ``jacobian_truncation`` plus ``jacobian_network``, and ``observable`` likewise: in
+    these norms the bases are orthonormal.
     """
     J, dJ = samples.reduced_jacobian, jacobians - samples.reduced_jacobian
-    full_energy = samples.jacobian_energy
+    errors = {
+        **_observable_errors(samples, values, spread),
+        **_jacobian_errors(samples, dJ, spurious),
+        "reduced_jacobian": _squares(dJ) / floored(_squares(J)),
+        **_hessian_errors(J, dJ),
+    }
+    if len(samples) > 1:
+        errors.update(_gradient_errors(samples, values, jacobians, input_basis.parameter_part()))
+    return errors
+
+
+def headline_errors(
+    samples: Samples, values: np.ndarray, jacobians: np.ndarray, spread: float
+) -> dict[str, np.ndarray]:
+    """As much of `sample_errors` as full observables and Jacobians have."""
+    wrong = jacobians - samples.reduced_jacobian
+    return {**_observable_errors(samples, values, spread), **_jacobian_errors(samples, wrong, None)}
+
+
+def _observable_errors(samples: Samples, values: np.ndarray, spread: float) -> dict[str, np.ndarray]:
+    """Of the full observable: the prediction's error, what the basis cuts off, what the network adds within it."""
+    if samples.observable_residual is None:
+        raise InputError("samples: have no residuals of their observables; take them from Dataset.split.")
+    truncation, network = samples.observable_residual, _squares(values - samples.y)
+    errors = {
+        "observable": (truncation + network) / spread,
+        "observable_truncation": truncation / spread,
+        "observable_network": network / spread,
+    }
+    if samples.observable is not None:
+        errors["observable_in_noise"] = (truncation + network) / samples.observable.shape[1]
+    return errors
+
+
+def _jacobian_errors(samples: Samples, dJ: np.ndarray, spurious: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Of the full Jacobian, and with a control of its parts."""
+    J, full_energy = samples.reduced_jacobian, samples.jacobian_energy
     if (_squares(J) > full_energy * (1 + 1e-6)).any():
         raise InputError(
             "samples: reduced Jacobians are larger than the full ones; bases and samples do not belong together."
         )
     cut_off = np.maximum(full_energy - _squares(J), 0.0)  # above zero but for rounding
-    observable, truncation, network = _observable_errors(samples, values, output_basis)
     wrong = _squares(dJ) if spurious is None else _squares(dJ) + spurious
     size = floored(full_energy)
     errors = {
-        "observable": observable,
         "jacobian": (cut_off + wrong) / size,
-        "reduced_jacobian": _squares(dJ) / floored(_squares(J)),
-        "observable_truncation": truncation,
         "jacobian_truncation": cut_off / size,
-        "observable_network": network,
         "jacobian_network": wrong / size,
     }
-    errors.update(_hessian_errors(J, dJ))
     if samples.control_jacobian_energy is not None:
         errors.update(_errors_by_part(samples, dJ))
-    if len(samples) > 1:
-        errors.update(_gradient_errors(samples, values, jacobians, input_basis.parameter_part()))
     return errors
 
 
@@ -175,19 +210,6 @@ def confidence_intervals(squares: dict[str, np.ndarray], level: float = 0.95) ->
             random_state=np.random.default_rng(0),
         ).confidence_interval
     return {name: (float(low), float(high)) for name, (low, high) in zip(squares, np.sqrt(ends).T, strict=True)}
-
-
-def _observable_errors(samples: Samples, values: np.ndarray, output_basis: Basis) -> tuple[np.ndarray, ...]:
-    """Of the full observable: the prediction's error, what the basis cuts off, what the network adds within it."""
-    dy = values - samples.y
-    if samples.observable_residual is not None:
-        residual, energy = samples.observable_residual, floored(samples.observable_energy)
-        return (residual + _squares(dy)) / energy, residual / energy, _squares(dy) / energy
-    if samples.observable is None:
-        raise InputError("samples: have neither observables nor residuals; take them from Dataset.split.")
-    norms = floored(_squares(samples.observable))
-    predicted, projected = (_squares(output_basis.decode(y) - samples.observable) for y in (values, samples.y))
-    return predicted / norms, projected / norms, _squares(dy @ output_basis.decoder.T) / norms
 
 
 def _hessian_errors(J: np.ndarray, dJ: np.ndarray) -> dict[str, np.ndarray]:

@@ -56,7 +56,7 @@ def calibration(dino: DINO, dataset: Dataset, part: str = "test", levels: Sequen
     dataset : Dataset
         Of the same problem, with the same bases.
     part : str
-        "test" (default), "validation" (on which the spread was scaled) or "train".
+        "test" (default), "validation" (on some of which the spread was scaled) or "train".
     levels : sequence of float
         Nominal coverages, in (0, 1).
 
@@ -96,7 +96,7 @@ def calibration(dino: DINO, dataset: Dataset, part: str = "test", levels: Sequen
         levels=tuple(levels),
         coverage=tuple(float((np.abs(deviation) <= q * spread).mean()) for q in quantiles),
         degrees_of_freedom=degrees,
-        scale=spread_ratio(ensemble, samples),
+        scale=spread_ratio(ensemble, samples.x, samples.y),
         correlation=float(np.corrcoef(predicted, by_sample)[0, 1]),
         spread=predicted,
         error=by_sample,

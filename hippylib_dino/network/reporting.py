@@ -20,6 +20,7 @@ from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.metrics import confidence_intervals, root_mean
+from hippylib_dino.network.reference import HEADLINES, MODELS
 from hippylib_dino.network.sizes import account_of_silent
 from hippylib_dino.plotting.training import percent
 
@@ -27,7 +28,8 @@ N_WORST = 5
 MINOR = 0.1  # share of a squared error below which its part is not worth lowering
 GENERALISES = 1.5  # validation over training error up to which more data would not be the first thing to try
 MEANINGS = {
-    "observable": "full observable",
+    "observable": "full observable, relative to its spread about the mean",
+    "observable_in_noise": "the same in noise standard deviations of one observable",
     "observable_truncation": "of it, what the output basis cuts off",
     "observable_network": "of it, what the network adds",
     "jacobian": "full Jacobian, from the prior's Cameron-Martin space to noise standard deviations",
@@ -152,14 +154,25 @@ class _Page:
 
 def _summary(page: _Page, dino: DINO, squares: dict[str, np.ndarray], part: str) -> None:
     n = len(squares["observable"])
-    intervals = confidence_intervals(squares)
+    trivial = {f"{name}_{model}" for name in HEADLINES for model in MODELS}  # these have columns
     errors = {name: root_mean(values) for name, values in squares.items()}
-    page.add(f"Relative errors on {n} {part} samples: root mean square, and 95 % bootstrap interval over the samples.")
+    intervals = confidence_intervals({name: values for name, values in squares.items() if name not in trivial})
+    page.add(
+        f"Relative errors on {n} {part} samples: root mean square, and 95 % bootstrap interval over the samples. "
+        "Beside them what trivial models score, which a network has to beat: the mean observable of the training "
+        "samples (constant), and the affine map with their mean Jacobian."
+    )
     page.table(
-        ("error", "", "95 % interval", "of"),
+        ("error", "", "95 % interval", *MODELS, "of"),
         (
-            (f"`{name}`", percent(errors[name]), " .. ".join(map(percent, intervals[name])), MEANINGS.get(name, ""))
-            for name in sorted(errors, key=_place)
+            (
+                f"`{name}`",
+                percent(errors[name]),
+                " .. ".join(map(percent, intervals[name])),
+                *(percent(errors[key]) if (key := f"{name}_{model}") in errors else "" for model in MODELS),
+                MEANINGS.get(name, ""),
+            )
+            for name in sorted(intervals, key=_place)
         ),
     )
     page.add("## What to spend on")
@@ -278,10 +291,10 @@ def _samples(page: _Page, samples: Samples, squares: dict[str, np.ndarray]) -> N
     labels = {"observable": "observable", "jacobian": "Jacobian", "misfit_gradient_riesz": "misfit gradient (Riesz)"}
     shown = {label: errors[name] for name, label in labels.items() if name in errors}
     size = (samples.x**2).mean(axis=1)
-    energies = {"observable": samples.observable_energy, "Jacobian": samples.jacobian_energy}
     page.add("## Errors of the samples")
     page.figure("samples", plotting.plot_sample_errors(shown), "Distribution of the relative errors over the samples")
-    page.add(*account_of_silent(samples.index, energies))
+    page.add("Of the observable relative to its spread over the training samples, of the Jacobian to the sample's own.")
+    page.add(*account_of_silent(samples))
     page.add("### Far from the mean")
     two = {label: shown[label] for label in ("observable", "Jacobian")}
     page.figure("size", plotting.plot_error_against_size(size, two), "Errors against the size of the parameter")
@@ -318,6 +331,8 @@ def _worst(
 
 
 def _directions(page: _Page, samples: Samples, jacobians: np.ndarray) -> None:
+    if not samples.reduced_jacobian.any():
+        return
     truth, error = (
         (columns**2).sum(axis=1).mean(axis=0)
         for columns in (samples.reduced_jacobian, jacobians - samples.reduced_jacobian)

@@ -38,6 +38,8 @@ def network_of(model) -> StockNetwork:
             f"model: expected smooth layers, got {rough}; a Newton Hessian needs second derivatives. "
             'Use for instance "gelu", "silu", "softplus" or "tanh".'
         )
+    if '"float64"' in json.dumps(config):  # of Keras's global dtype; training is in float32
+        config = _with_dtype(config, "float32")
     text = json.dumps(config)
     again = _rebuilt(text)
     shapes = tuple(tuple(w.shape) for w in again.weights)

@@ -14,14 +14,14 @@ import numpy as np
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, TrainingError, TrainingWarning
 from hippylib_dino.network.architecture import SOME, ReducedDense, TrainableArchitecture
-from hippylib_dino.network.backend import keras
+from hippylib_dino.network.backend import keras, single_precision
 from hippylib_dino.network.batches import Batches
 from hippylib_dino.network.callbacks import Balance, BestWeights, Checkpoint, HistoryTable, Progress, Recorder
 from hippylib_dino.network.dino import DINO, check_bases
 from hippylib_dino.network.formulations import Formulation, JacobianFormulation, formulation_name, get_formulation
 from hippylib_dino.network.losses import RelativeError, SquaredNorm
 from hippylib_dino.network.optimizers import get_optimizer
-from hippylib_dino.network.sizes import account_of_silent
+from hippylib_dino.network.sizes import account_of_silent, check_data, spread
 
 STEPS, FEWEST, STEPS_A_SAMPLE = 1000, 400, 8  # of the optimizer, where `epochs` is left open
 VALIDATIONS = 50  # at most, in one training
@@ -31,6 +31,7 @@ LEAST_HELD = 0.5  # of the control's Jacobian, by the bases
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
+@single_precision()
 def train(
     dataset: Dataset,
     formulation: str | Formulation = "h1",
@@ -47,7 +48,7 @@ def train(
     balance: bool = False,
     precision: str = "float32",
     patience: int | None = None,
-    keep: str = "best",
+    keep: str | None = None,
     start: DINO | None = None,
     seed: int = 0,
     stream: bool = False,
@@ -89,9 +90,10 @@ def train(
     patience : int, optional
         Stop after so many epochs without a better validation loss; default never, so that the
         learning rate decays to zero.
-    keep : "best" or "last"
-        The weights of the best validation loss, or of the last epoch: for training samples that are wanted to count
-        although validation samples, draws of the prior, do not see them.
+    keep : "best" or "last", optional
+        The weights of the best validation loss, or of the last epoch.  Default the last where the learning rate has
+        decayed to zero by then and the loss is finite, the best where it has not: after an early stop, or with an
+        optimizer of your own.
     start : DINO, optional
         Go on from its weights; of the same architecture.
     seed : int
@@ -111,15 +113,18 @@ def train(
     Raises
     ------
     InputError
-        For an unknown formulation, too few samples, or training samples among the validation samples.
+        For an unknown formulation, too few samples, training samples among the validation samples, or data that are
+        not finite or beyond single precision.
     TrainingError
         If no epoch had a finite validation loss.
     """
     formulation = get_formulation(formulation)
     _check_numbers(epochs, batch_size, precision, keep)
     samples, held_out = _samples(dataset, n_train, n_validation, stream)
-    energies = {"observable": samples.observable_energy, "Jacobian": samples.jacobian_energy}
-    for said in account_of_silent(samples.index, energies):
+    size_of_errors = spread(samples, dataset)
+    for part in (samples, held_out):
+        check_data(part, size_of_errors, dataset)
+    for said in account_of_silent(samples):
         warnings.warn(f"dataset: {said}", TrainingWarning, stacklevel=2)
     ranks = (samples.x.shape[1], samples.y.shape[1])
     formulation.check(*ranks)
@@ -136,13 +141,14 @@ def train(
     batch_size = min(batch_size, max(1, len(samples) // 4))
     read = dataset.jacobians if stream else None
     batches, validation = (
-        Batches(part, network.inputs(part, dataset), formulation, size, seed=shuffle, read=read)
+        Batches(part, network.inputs(part, dataset), formulation, size_of_errors, size, seed=shuffle, read=read)
         for part, size, shuffle in ((samples, batch_size, seed), (held_out, min(len(held_out), AT_ONCE), None))
     )
     if epochs is None:
         epochs = -(-int(np.clip(STEPS_A_SAMPLE * len(samples), FEWEST, STEPS)) // len(batches))
+    decays = isinstance(optimizer, str)
     optimizer, learning_rate = get_optimizer(optimizer, learning_rate, epochs * len(batches))
-    model = network.keras_model(seed, formulation.outputs(*ranks), None if precision == "float32" else precision)
+    model = network.keras_model(seed, formulation.outputs(*ranks), precision)
     if start is not None:
         model.set_weights(start.weights)
     settings = {
@@ -188,11 +194,13 @@ def train(
         callbacks=used,
     )
     seconds = time.perf_counter() - started
+    n_epochs = len(recorder.history["loss"])
+    if keep is None:
+        keep = "last" if decays and n_epochs == epochs and np.isfinite(recorder.history["loss"][-1]) else "best"
     last = keep == "last"
     if best.weights is None or (last and not np.isfinite(recorder.history["loss"][-1])):
         which = "the last epoch had no finite" if last else "no epoch had a finite validation"
         raise TrainingError(f"training diverged: {which} loss. Lower learning_rate (it was {learning_rate}).")
-    n_epochs = len(recorder.history["loss"])
     kept = [np.array(w) for w in model.get_weights()] if last else best.weights
     trained, weights, basis = network.finished(kept, dataset)
     return DINO(
@@ -206,6 +214,7 @@ def train(
             "epochs": n_epochs,
             "keep": keep,
             "best_epoch": n_epochs if last else best.epoch + 1,
+            "n_selection": 0 if last and n_epochs == epochs else len(held_out),  # validation samples that chose it
             "seconds": round(seconds, 1),
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
@@ -214,13 +223,13 @@ def train(
     )
 
 
-def _check_numbers(epochs: int | None, batch_size: int, precision: str, keep: str) -> None:
+def _check_numbers(epochs: int | None, batch_size: int, precision: str, keep: str | None) -> None:
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}.")
     if precision not in PRECISIONS:
         raise InputError(f"precision: expected one of {PRECISIONS}, got {precision!r}.")
-    if keep not in KEEPS:
+    if keep is not None and keep not in KEEPS:
         raise InputError(f"keep: expected one of {KEEPS}, got {keep!r}.")
 
 
@@ -248,6 +257,11 @@ def _check_control(samples: Samples, dataset: Dataset) -> None:
     """Raise `InputError` where the outputs hardly see the control."""
     if samples.control_jacobian_energy is None:
         return
+    if not samples.control_jacobian_energy.any():
+        raise InputError(
+            "dataset: the observable of no training sample depends on the control. Check that it stands in the form, "
+            "or generate without a control."
+        )
     some = samples.reduced_jacobian[:SOME]
     jacobians = some if len(some) else dataset.jacobians(samples.index[:SOME])
     held = (jacobians[:, :, -samples.control_rank :] ** 2).sum() / samples.control_jacobian_energy[:SOME].sum()

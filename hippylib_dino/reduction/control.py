@@ -8,7 +8,7 @@ import scipy.linalg as sla
 from hippylib_dino.control import ControlDistribution
 from hippylib_dino.errors import RankError
 from hippylib_dino.reduction.basis import Basis
-from hippylib_dino.reduction.eigen import settle
+from hippylib_dino.reduction.eigen import check_size, settle
 from hippylib_dino.reduction.ranks import Rank, rank_of_share
 
 
@@ -29,7 +29,7 @@ def control_basis(distribution: ControlDistribution, hessian: np.ndarray, rank: 
     Raises
     ------
     RankError
-        If `rank` is more than dZ.
+        If `rank` is more than dZ, or there is one and the observable does not depend on the control.
     """
     factor, dim = distribution.factor, distribution.dim
     if rank is None:
@@ -37,6 +37,7 @@ def control_basis(distribution: ControlDistribution, hessian: np.ndarray, rank: 
     else:
         if rank > dim:
             raise RankError(f"control_rank: expected 1 .. {dim}, the number of controls, got {rank}.")
+        check_size(float(np.trace(hessian)), name="control_rank", what="Jacobians by the control")
         values, turn = np.linalg.eigh(0.5 * (hessian + hessian.T))
         values, turn, kind = np.maximum(values[::-1], 0.0), turn[:, ::-1], "derivative"
     total = float(values.sum())

@@ -7,11 +7,39 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg as sla
 
+from hippylib_dino.errors import RankError
+
 Block = np.ndarray
 Operator = Callable[[Block], Block]
 
 NEGLIGIBLE = 1e-13  # relative to the first eigenvalue: below it a vector is rounding, not information
+ROUNDING = 1e-24  # of squares: a spread about the mean below it, relative to the mean, is rounding
+SIZES = (1e-100, 1e100)  # of squares in noise standard deviations, whose products are finite
 EQUAL = 1e-6  # relative: of eigenvalues that differ by less, rounding turns the vectors by 1e-10 or more
+
+
+def check_size(size: float, *, name: str, what: str, beside: float = 0.0) -> None:
+    """Raise `RankError` where there is nothing to make a basis of: zero, or a number whose products are not finite.
+
+    Parameters
+    ----------
+    size : float
+        Magnitude of what the basis is made of, in noise standard deviations, squared.
+    name, what : str
+        Of the argument whose rank it is, and of what may be zero.
+    beside : float
+        Square of what it was subtracted from, next to which rounding is no information.
+    """
+    if size <= ROUNDING * beside:
+        raise RankError(
+            f"{name}: expected {what} that are not all zero, got zeros: there are no directions. Check that the "
+            "parameter stands in the form, and that not all sensors lie where a Dirichlet condition fixes the state."
+        )
+    if not SIZES[0] < size < SIZES[1]:
+        raise RankError(
+            f"{name}: expected {what} whose squares in noise standard deviations are within {SIZES[0]:.0e} .. "
+            f"{SIZES[1]:.0e}, got {size:.1e}. Check the noise variance of the misfit, and its units."
+        )
 
 
 def orthonormalize(Y: Block, R: Operator, reduce: Callable = lambda a: a) -> tuple[Block, Block]:

@@ -13,7 +13,7 @@ from hippylib_dino.errors import RankError
 from hippylib_dino.modeling.spaces import DofOrder, map_block, owned_values, sum_over_ranks
 from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
-from hippylib_dino.reduction.eigen import NEGLIGIBLE, Operator, generalized_eigenpairs, settle
+from hippylib_dino.reduction.eigen import NEGLIGIBLE, Operator, check_size, generalized_eigenpairs, settle
 from hippylib_dino.reduction.ranks import Pairs, Rank, checked_rank, pairs_of_share
 
 OVERSAMPLING = 10
@@ -61,7 +61,8 @@ def derivative_input_basis(
     InputError
         If `rank` is neither.
     RankError
-        If the samples do not hold `rank` directions, unless `at_most`.
+        If the samples do not hold `rank` directions, unless `at_most`; if their Jacobians are zero, or too large or
+        small for floats in noise standard deviations.
     """
     rank = checked_rank("input_rank", rank)
     limit = min(prior.mean.size(), n_samples * noise.dim)
@@ -76,6 +77,10 @@ def derivative_input_basis(
         for J_transposed in jacobians():
             total += J_transposed @ noise.solve(reduce(J_transposed.T @ block))
         return total / n_samples
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        seen = float(reduce(np.array(np.abs(H(_start(order, 1, seed))).max(initial=0.0))))
+    check_size(seen, name="input_rank", what=f"Jacobians of {n_samples} samples")
 
     def pairs(size: int) -> Pairs:
         start = _start(order, min(size + OVERSAMPLING, limit), seed)

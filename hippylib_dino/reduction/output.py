@@ -14,7 +14,7 @@ from hippylib_dino.errors import RankError
 from hippylib_dino.modeling.data_space import DataSpace
 from hippylib_dino.noise import NoiseCovariance
 from hippylib_dino.reduction.basis import Basis
-from hippylib_dino.reduction.eigen import NEGLIGIBLE, settle
+from hippylib_dino.reduction.eigen import NEGLIGIBLE, check_size, settle
 from hippylib_dino.reduction.ranks import FIRST_RANK, Rank, checked_rank, rank_of_share
 
 
@@ -36,7 +36,8 @@ def derivative_output_basis(mean: np.ndarray, covariance: np.ndarray, noise: Noi
     Raises
     ------
     RankError
-        If `rank` is not in 1 .. dQ.
+        If `rank` is not in 1 .. dQ; if all Jacobians are zero, or too large or small for floats in noise standard
+        deviations.
     """
     return _eigenbasis(mean, covariance, noise, rank, "derivative")
 
@@ -56,7 +57,8 @@ def pod_output_basis(observables: np.ndarray, noise: NoiseCovariance, *, rank: R
     Raises
     ------
     RankError
-        If `rank` is not in 1 .. min(dQ, n - 1), unless `at_most`.
+        If `rank` is not in 1 .. min(dQ, n - 1), unless `at_most`; if all observables are equal, or too large or small
+        for floats in noise standard deviations.
     """
     n, dim = observables.shape
     if at_most and n > 1:
@@ -99,7 +101,7 @@ def pod_state_basis(
     Raises
     ------
     RankError
-        If the samples do not hold `rank` directions, unless `at_most`.
+        If the samples do not hold `rank` directions, unless `at_most`; if all states are equal.
     """
     rank = checked_rank("output_rank", rank)
     width = FIRST_RANK if isinstance(rank, float) else rank
@@ -111,6 +113,8 @@ def pod_state_basis(
         for other in blocks[: i + 1]:
             part = data.dot(snapshots(other) - mean[:, None], weighted)
             gram[np.ix_(other, block)], gram[np.ix_(block, other)] = part, part.T
+    beside = n_samples * float(data.dot(mean[:, None], data.precision(mean[:, None]))[0, 0])
+    check_size(float(np.trace(gram)), name="output_rank", what="deviations of states from their mean", beside=beside)
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]
     found = int((values > NEGLIGIBLE * values[0]).sum())
@@ -181,7 +185,13 @@ def _eigenbasis(mean: np.ndarray, covariance: np.ndarray, noise: NoiseCovariance
     if rank > dim:
         raise RankError(f"output_rank: expected 1 .. {dim}, the number of observables, got {rank}.")
     # with Γ = L Lᵀ: eigenvectors W of L⁻¹ S L⁻ᵀ give decoder Φ = L W and encoder Γ⁻¹Φ = L⁻ᵀ W
-    whitened = noise.whiten(noise.whiten(covariance).T)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whitened = noise.whiten(noise.whiten(covariance).T)
+        size, square = float(np.trace(whitened)), float((noise.whiten(mean) ** 2).sum())
+    if kind == "pod":
+        check_size(size, name="output_rank", what="deviations of observables from their mean", beside=square)
+    else:
+        check_size(size, name="output_rank", what="Jacobians of the basis samples")
     values, W = np.linalg.eigh(0.5 * (whitened + whitened.T))
     spectrum = np.maximum(values[::-1], 0.0)
     total = float(spectrum.sum())

@@ -21,9 +21,7 @@ PAIRS = [(inputs, outputs) for inputs in ("derivative", "kle") for outputs in ("
 def _truncation(dataset):
     """What perfect predictions of the latent values lose."""
     samples = dataset.split("test")
-    errors = relative_errors(
-        samples, samples.y, samples.reduced_jacobian, dataset.input_basis, dataset.output_basis
-    )  # fmt: skip
+    errors = relative_errors(samples, samples.y, samples.reduced_jacobian, dataset.input_basis, spread=1.0)
     return errors["observable_truncation"], errors["jacobian_truncation"]
 
 

@@ -42,10 +42,10 @@ def test_each_part_is_compared_over_its_own_norm(control_dataset, rng):
 
 def test_batches_carry_the_weights(control_dataset):
     samples = control_dataset.split("train")
-    assert Batches(samples, samples.x, H1(), 8).by_column
+    assert Batches(samples, samples.x, H1(), 1.0, 8).by_column
     for formulation in (L2(), TruncatedH1(), SketchedH1()):
-        assert not Batches(samples, samples.x, formulation, 8).by_column
-    _, _, weight = Batches(samples, samples.x, H1(), 8)[0]
+        assert not Batches(samples, samples.x, formulation, 1.0, 8).by_column
+    _, _, weight = Batches(samples, samples.x, H1(), 1.0, 8)[0]
     assert weight["jacobian"].shape == (8, 13)
 
 
@@ -61,10 +61,10 @@ def test_either_part_can_be_switched_off(control_dataset):
     }
     by_control = {name: e["control_jacobian_network"] for name, e in errors.items()}
     by_parameter = {name: e["parameter_jacobian_network"] for name, e in errors.items()}
-    assert max(by_control["both"], by_control["control"]) < 0.7 * by_control["values"]
+    assert max(by_control["both"], by_control["control"]) < 0.85 * by_control["values"]
     assert by_control["control"] < by_control["parameter"]
-    assert by_parameter["parameter"] < 0.7 * by_parameter["control"]
-    assert by_parameter["both"] < 0.7 * by_parameter["values"]
+    assert by_parameter["parameter"] < 0.85 * by_parameter["control"]
+    assert by_parameter["both"] < 0.85 * by_parameter["values"]
 
 
 @pytest.mark.parametrize("formulation", ["h1_truncated", "h1_sketched"])

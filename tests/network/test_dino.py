@@ -126,7 +126,7 @@ def test_perfect_prediction_leaves_only_truncation(confusion_dataset, confusion_
     from hippylib_dino.network.metrics import relative_errors
 
     s = confusion_dataset.split("test")
-    errors = relative_errors(s, s.y, s.reduced_jacobian, confusion_dino.input_basis, confusion_dino.output_basis)
+    errors = relative_errors(s, s.y, s.reduced_jacobian, confusion_dino.input_basis, spread=1.0)
     assert errors["jacobian"] == errors["jacobian_truncation"] > 0
     assert errors["observable"] == errors["observable_truncation"] > 0
     for name in ("reduced_jacobian", "gauss_newton", "dominant_jacobian", "misfit_gradient", "misfit_gradient_riesz"):
@@ -152,8 +152,8 @@ def test_metrics_of_a_scaled_prediction(confusion_dataset, confusion_dino):
     """Ten per cent too much everywhere has known errors."""
     from hippylib_dino.network.metrics import relative_errors
 
-    s, d = confusion_dataset.split("test"), confusion_dino
-    errors = relative_errors(s, s.y, 1.1 * s.reduced_jacobian, d.input_basis, d.output_basis)
+    s = confusion_dataset.split("test")
+    errors = relative_errors(s, s.y, 1.1 * s.reduced_jacobian, confusion_dino.input_basis, spread=1.0)
     for name in ("reduced_jacobian", "dominant_jacobian", "misfit_gradient", "misfit_gradient_riesz"):
         assert errors[name] == pytest.approx(0.1, rel=1e-9)
     assert errors["gauss_newton"] == pytest.approx(0.21, rel=1e-9)

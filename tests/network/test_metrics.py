@@ -21,27 +21,27 @@ def test_samples_do_not_depend_on_each_other(confusion_dataset, confusion_dino):
     samples, d = confusion_dataset.split("test"), confusion_dino
     alone = confusion_dataset.split("test", 1)
     values, jacobians = d.predict_samples(confusion_dataset, samples)
-    bases = d.input_basis, d.output_basis
-    all_of_them = sample_errors(samples, values, jacobians, *bases)
-    first = sample_errors(alone, values[:1], jacobians[:1], *bases)
+    all_of_them = sample_errors(samples, values, jacobians, d.input_basis, spread=3.0)
+    first = sample_errors(alone, values[:1], jacobians[:1], d.input_basis, spread=3.0)
     assert set(all_of_them) - set(first) == {"misfit_gradient", "misfit_gradient_riesz"}
     for name, value in first.items():
         assert value == pytest.approx(all_of_them[name][:1], rel=1e-10)
 
 
 def test_total_is_truncation_and_network(confusion_dataset, confusion_dino, rng):
-    """Noise of one standard deviation: both are Pythagoras, of each sample."""
+    """Both are Pythagoras, of each sample."""
     cut = confusion_dataset.truncate(24, 12)
-    samples, output = cut.split("test"), cut.output_basis
+    samples = cut.split("test")
     values = samples.y + rng.standard_normal(samples.y.shape)
     jacobians = samples.reduced_jacobian * 1.05
-    squares = sample_errors(samples, values, jacobians, cut.input_basis, output)
-    assert cut.noise_covariance.ndim == 0
+    squares = sample_errors(samples, values, jacobians, cut.input_basis, spread=3.0)
+    missed = cut.output_basis.decode(values) - samples.observable
+    np.testing.assert_allclose(squares["observable"], (missed**2).sum(axis=1) / cut.noise_covariance / 3.0, rtol=1e-9)
     for name in ("observable", "jacobian"):
         parts = squares[f"{name}_truncation"] + squares[f"{name}_network"]
         np.testing.assert_allclose(squares[name], parts, rtol=1e-9)
         assert squares[f"{name}_truncation"].min() > 0
-    assert relative_errors(samples, values, jacobians, cut.input_basis, output)["jacobian_network"] < 0.05
+    assert relative_errors(samples, values, jacobians, cut.input_basis, spread=3.0)["jacobian_network"] < 0.05
 
 
 def test_intervals_cover_the_truth():

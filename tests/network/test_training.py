@@ -1,3 +1,4 @@
+import dataclasses
 import random
 import shutil
 
@@ -61,7 +62,9 @@ def test_best_weights_are_kept(confusion_dataset):
             if epoch == 30:
                 self.model.set_weights([10.0 * w for w in self.model.get_weights()])
 
-    dino = hd.train(confusion_dataset, "h1", **{**SHORT, "epochs": 32, "hidden": (32,)}, callbacks=[Spoil()])
+    dino = hd.train(
+        confusion_dataset, "h1", **{**SHORT, "epochs": 32, "hidden": (32,)}, keep="best", callbacks=[Spoil()]
+    )
     history, best = dino.training["history"], dino.training["best_epoch"]
     assert best <= 30
     assert history["val_loss"][-1] > 2 * history["val_loss"][best - 1]
@@ -69,18 +72,19 @@ def test_best_weights_are_kept(confusion_dataset):
     assert errors["reduced_jacobian"] == pytest.approx(history["val_jacobian_error"][best - 1], rel=0.05)
 
 
-def test_last_weights_are_kept_where_asked(confusion_dataset):
+def test_last_weights_are_kept_where_the_rate_has_decayed(confusion_dataset):
     ends = []
 
     class End(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             ends.append([np.array(w) for w in self.model.get_weights()])
 
-    dino = hd.train(confusion_dataset, "l2", **SHORT, keep="last", callbacks=[End()])
+    dino = hd.train(confusion_dataset, "l2", **SHORT, callbacks=[End()])
     for own, last, first in zip(dino.weights, ends[-1], ends[0], strict=True):
         np.testing.assert_array_equal(own, last)
         assert not np.array_equal(own, first)
     assert dino.training["best_epoch"] == 3
+    assert (dino.training["keep"], dino.training["n_selection"]) == ("last", 0)
     with pytest.raises(InputError, match=r"keep: expected one of \('best', 'last'\), got 'first'"):
         hd.train(confusion_dataset, "l2", **SHORT, keep="first")
 
@@ -94,6 +98,99 @@ def test_divergence_at_the_end_is_an_error_where_the_last_weights_are_kept(confu
     hd.train(confusion_dataset, "l2", **SHORT, callbacks=[Spoil()])  # the best ones were good
     with pytest.raises(TrainingError, match="the last epoch had no finite loss"):
         hd.train(confusion_dataset, "l2", **SHORT, keep="last", callbacks=[Spoil()])
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends a training early, when its second epoch is worse than its first."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.set_weights([3.0 * w for w in self.model.get_weights()])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 1
+
+
+def test_best_weights_are_kept_where_the_rate_has_not_decayed(confusion_dataset):
+    cases = {
+        "stopped": {"callbacks": [Stop()]},
+        "patience": {"patience": 1, "callbacks": [Stop()]},
+        "own optimizer": {"optimizer": keras.optimizers.Adam(1e-3)},
+    }
+    for name, options in cases.items():
+        dino = hd.train(confusion_dataset, "l2", **{**SHORT, **options})
+        assert dino.training["keep"] == "best", name
+        assert dino.training["n_selection"] == 8
+        losses = dino.training["history"]["val_loss"]
+        assert dino.training["best_epoch"] == 1 + int(np.nanargmin(losses))
+
+
+# ---- data that no network can learn from -----------------------------------------------------
+
+
+def _with(monkeypatch, part, **changes):
+    """Dataset.split gives other arrays for a part."""
+    split = hd.Dataset.split
+
+    def changed(self, name, *args, **kwargs):
+        samples = split(self, name, *args, **kwargs)
+        if name != part:
+            return samples
+        arrays = {key: change(getattr(samples, key).copy()) for key, change in changes.items()}
+        return dataclasses.replace(samples, **arrays)
+
+    monkeypatch.setattr(hd.Dataset, "split", changed)
+
+
+def _nan(array):
+    array[[2, 5]] = np.nan
+    return array
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("name", ["x", "y", "jacobian_energy", "reduced_jacobian"])
+def test_what_is_not_finite_is_named_before_the_training(confusion_dataset, monkeypatch, part, name):
+    numbers = confusion_dataset.members(part)[[2, 5]]
+    _with(monkeypatch, part, **{name: _nan})
+    with pytest.raises(InputError, match=rf"array '{name}' of 2 samples \(numbers {numbers[0]}, {numbers[1]}\)"):
+        hd.train(confusion_dataset, "h1", **SHORT)
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e200])
+def test_numbers_beyond_single_precision_are_the_noise_of_the_misfit(confusion_dataset, monkeypatch, factor):
+    _with(monkeypatch, "train", jacobian_energy=lambda energy: factor * energy)
+    with pytest.raises(InputError, match=r"Jacobians of .* have a mean square of .* Check the noise variance"):
+        hd.train(confusion_dataset, "h1", **SHORT)
+
+
+# ---- Keras's global dtype --------------------------------------------------------------------
+
+
+def test_training_does_not_depend_on_the_global_dtype(run_python, confusion_dataset):
+    """All formulations and a stock model; the weights are those of a training without it."""
+    code = f"""
+import keras, numpy as np
+FLOATX
+import hippylib_dino as hd
+from hippylib_dino.network import StockNetwork
+dataset = hd.Dataset.open({str(confusion_dataset.path)!r})
+x = keras.Input((24,))
+stock = StockNetwork.from_keras(keras.Model(x, keras.layers.Dense(30)(keras.layers.Dense(8, "tanh")(x))))
+for formulation, options in (
+    ("l2", {{}}), ("h1", {{}}), ("h1_truncated", {{}}), ("h1_sketched", {{}}), ("h1", {{"architecture": stock}}),
+    ("h1", {{"precision": "mixed_bfloat16"}}), ("h1", {{"balance": True, "optimizer": "adam"}}),
+):
+    options = {{"hidden": (8,), "batch_size": 16, "epochs": 2, "progress": False, **options}}
+    dino = hd.train(dataset, formulation, **options)
+    loss = dino.training["history"]["val_loss"]
+    print(formulation, f"{{loss[-1]:.3e}}", {{str(w.dtype) for w in dino.weights}})
+    if options["hidden"] and "architecture" not in options:
+        print(dino.keras_model().get_layer("network").compute_dtype)
+"""
+    plain = run_python(code.replace("FLOATX", "")).stdout
+    assert plain.count("float32") >= 7
+    code += "assert keras.config.floatx() == 'float64'"
+    assert run_python(code.replace("FLOATX", 'keras.config.set_floatx("float64")')).stdout == plain
 
 
 @pytest.mark.parametrize("name", PEAKS)

@@ -145,3 +145,36 @@ def test_ranks_beyond_the_data_are_named(models, jacobians, rng):
 def test_inconsistent_basis_is_refused():
     with pytest.raises(InputError, match=r"expected decoder and encoder \(dim, rank\)"):
         Basis(np.zeros((4, 2)), np.zeros((4, 3)), np.zeros(4), np.ones(2), "pod", "noise precision")
+
+
+# ---- nothing to make a basis of -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variance", "word"), [(1e300, "noise variance"), (1e-300, "noise variance"), (None, "zeros")])
+def test_jacobians_without_information_are_a_rank_error(models, jacobians, variance, word):
+    """Zero, or zero or infinite beside the noise: by name, before linear algebra fails on it."""
+    prior, dim = models["vector"].prior, jacobians[0].shape[1]
+    noise = NoiseCovariance(1.0 if variance is None else variance, dim)
+    given = [0.0 * J for J in jacobians] if variance is None else jacobians
+    for rank in (RANK, 0.9):
+        with pytest.raises(RankError, match=f"input_rank: expected Jacobians of 3 samples .*{word}|parameter stands"):
+            derivative_input_basis(prior, lambda: iter(given), noise, rank=rank, n_samples=N_SAMPLES, at_most=True)
+    covariance = sum(J.T @ J for J in given)
+    with pytest.raises(RankError, match="output_rank: expected Jacobians"):
+        derivative_output_basis(np.ones(dim), covariance, noise, rank=2)
+
+
+@pytest.mark.parametrize(("size", "variance"), [(0.0, 1.0), (1.0, 1e300), (1.0, 1e-300)])
+def test_observables_without_spread_are_a_rank_error(rng, size, variance):
+    q = 300.1 + size * rng.standard_normal((12, 5)) + 1e-13 * rng.standard_normal((12, 5))
+    with pytest.raises(RankError, match="output_rank: expected deviations of observables from their mean"):
+        pod_output_basis(q, NoiseCovariance(variance, 5), rank=2)
+    pod_output_basis(300.1 + 1e-6 * rng.standard_normal((12, 5)), NoiseCovariance(1.0, 5), rank=2)
+
+
+def test_a_control_that_nothing_depends_on_is_a_rank_error():
+    from hippylib_dino.control import GaussianControl
+    from hippylib_dino.reduction.control import control_basis
+
+    with pytest.raises(RankError, match="control_rank: expected Jacobians by the control that are not all zero"):
+        control_basis(GaussianControl(np.zeros(3), 1.0), np.zeros((3, 3)), 2)
