@@ -1,6 +1,7 @@
 """The PDE as judge: how near the surrogate's answers are, how well `certify` tells it, what `refine` costs.
 
-    python -m benchmarks.trust maps        # benchmarks/results/trust_maps.md
+    python -m benchmarks.trust maps        # benchmarks/results/trust_maps.md, of the default network
+    python -m benchmarks.trust maps --wide # trust_maps_wide.md, of a wide one, trained for a quarter of an hour
     python -m benchmarks.trust certify     # benchmarks/results/trust_certify.md and .png
 
 Both take the datasets benchmarks/output/training_<problem> (1024 samples, ranks of `RANKS`; see
@@ -167,10 +168,12 @@ def shown(key: str, value) -> str:
 
 
 @app.command()
-def maps(input_rank: int = 0, output_rank: int = 0, problem: str = "", n_data_sets: int = len(KINDS)) -> None:
-    """MAP, Laplace and refinement on 16 data sets of each problem.
+def maps(
+    wide: bool = False, input_rank: int = 0, output_rank: int = 0, problem: str = "", n_data_sets: int = len(KINDS)
+) -> None:
+    """MAP, Laplace and refinement on 16 data sets of each problem, by the default network or the wide one.
 
-    The arguments are for trials, which print and write nothing: other ranks, one problem, fewer data sets.
+    The other arguments are for trials, which print and write nothing: other ranks, one problem, fewer data sets.
     """
     prepare()
     sections = []
@@ -179,7 +182,7 @@ def maps(input_rank: int = 0, output_rank: int = 0, problem: str = "", n_data_se
             continue
         ranks = (input_rank or ranks[0], output_rank or ranks[1])
         model = import_module(f"applications.{name}").build(hd.sample_communicator(), 64)
-        dino = accurate(name, ranks)
+        dino = accurate(name, ranks) if wide else trained(name, "h1", 1024, ranks)
         compile_forms(model)
         prior_variance = model.prior.pointwise_variance(method="Exact")
         rows = []
@@ -191,9 +194,10 @@ def maps(input_rank: int = 0, output_rank: int = 0, problem: str = "", n_data_se
         print(sections[-1], flush=True)
     if problem or input_rank or output_rank or n_data_sets < len(KINDS):
         return
-    text = f"""# The PDE as judge: MAP, Laplace and refinement, DINO `h1`, N = 1024, 3 x {WIDTH}
+    network = f"3 x {WIDTH}, epochs {EPOCHS}" if wide else "`hd.train`'s defaults"
+    text = f"""# The PDE as judge: MAP, Laplace and refinement, DINO `h1`, N = 1024, {network}
 
-Machine: {processor()}; command: `python -m benchmarks.trust maps`. Training epochs: {EPOCHS}.
+Machine: {processor()}; command: `python -m benchmarks.trust maps{" --wide" if wide else ""}`.
 
 "MAP distance" is ‖m - m_PDE‖_M/‖m_PDE‖_M of the surrogate's MAP point from the PDE's, "corrected MAP" that of
 `Certificate.corrected`; "cost over optimum" the PDE's cost at the surrogate's MAP point over its minimum, less 1.
@@ -204,7 +208,12 @@ in ‖·‖_M. "distance" is ‖m - m_PDE‖_H, "estimated" what `certify` says 
 `ReducedSpaceNewtonCG` ("cold") and by `refine`, to the same gradient, 1e-6 of that at the prior mean.
 
 {chr(10).join(sections)}"""
-    (HERE / "results" / "trust_maps.md").write_text(text)
+    (HERE / "results" / f"trust_maps{'_wide' if wide else ''}.md").write_text(text)
+
+
+def count(rows: list[dict], key: str) -> str:
+    """Of how many rows something is true."""
+    return f"{sum(row[key] for row in rows)} of {len(rows)}"
 
 
 def section(name: str, ranks: tuple[int, int], dino: hd.DINO, rows: list[dict]) -> str:
@@ -213,16 +222,18 @@ def section(name: str, ranks: tuple[int, int], dino: hd.DINO, rows: list[dict]) 
     held_out = dino.evaluate(hd.Dataset.open(HERE / "output" / f"training_{name}").truncate(*ranks))
     numbers = [key for key in keys[2:] if key not in ("trusted", "converged")]
     means = {key: float(np.mean([row[key] for row in rows])) for key in numbers}
-    last = ["mean", "", *(shown(key, means[key]) if key in means else "" for key in keys[2:])]
+    last = ["mean", "", *(shown(key, means[key]) if key in means else count(rows, key) for key in keys[2:])]
+    most = {key: max(float(row[key]) for row in rows) for key in numbers}
+    largest = ["largest", "", *(shown(key, most[key]) if key in most else "" for key in keys[2:])]
     body = [[shown(key, row[key]) for key in keys] for row in rows]
     worst = [max(row[f"refine {w}"] / row[f"cold {w}"] for row in rows) for w in ("Newton", "linearised")]
     errors = ", ".join(
         f"{key.replace('_', ' ')} {held_out[key]:.2%}"
-        for key in ("observable", "observable_truncation", "jacobian", "jacobian_truncation")
+        for key in ("observable", "observable_constant", "observable_affine", "jacobian", "jacobian_affine")
     )
     return f"""## {name}, ranks {ranks}
 
-{table(keys, [*body, last])}
+{table(keys, [*body, last, largest])}
 
 Held-out errors: {errors}. `refine` takes at most {worst[0]:.2f} of the Newton steps and {worst[1]:.2f} of the
 linearised solves of a cold start.
