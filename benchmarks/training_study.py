@@ -278,8 +278,8 @@ Machine: {processor()}; one thread a training. Commands: see `benchmarks/trainin
 
 Relative errors on 512 held-out samples (definitions: docs/training.md; the mean observable scores 100 %), mean ±
 standard deviation over the seeds of the training where several ran. All of a problem share one pair of bases, made from
-128 Jacobians, and N/4 (at least 16) validation samples on top of N. "Taylor" expansions at the prior mean take 1 and 201
-PDE solves and no samples.
+128 Jacobians, and N/4 (at least 16) validation samples on top of N. "Taylor" expansions at the prior mean take 1 and
+201 PDE solves and no samples.
 
 ![errors against N]({output.stem}.png)
 
