@@ -94,13 +94,14 @@ def generate(
 
 def _check_place(path: Path, resume: bool) -> None:
     """Raise `InputError` where no dataset can be made, or none is to be continued; a run that was killed may be."""
-    check_folder("DATASET", path)
-    if (path / METADATA).exists():
-        if not resume:
-            raise DatasetError(
-                f"DATASET: {str(path)!r} holds a dataset; pass --resume to continue it or to append to it, or choose "
-                "another name."
-            )
+    if not os.path.exists(path / METADATA):
+        check_folder("DATASET", path)
+    elif not resume:
+        raise DatasetError(
+            f"DATASET: {str(path)!r} holds a dataset; pass --resume to continue it or to append to it, or choose "
+            "another name."
+        )
+    else:
         open_dataset(path)
 
 
