@@ -159,7 +159,7 @@ PLACES = {  # of what is read: what comes in its place
     "info {}": ("path", "none", "file.txt", "mine", "broken", "broken.dino", "x" * 300),
     "generate my_linear new --reuse {}": ("--reuse", "none", "file.txt", "mine", "broken", "data"),
     # of what is written
-    "generate my_linear {} --n-samples 4": (
+    "generate my_no_quantity {} --n-samples 4": (
         "DATASET", "data", "mine", "file.txt", "file.txt/new", "/proc/new", "x" * 300
     ),
     "generate my_linear {} --n-samples 4 --resume": ("DATASET", "mine", "file.txt", "broken", "heat"),
@@ -173,7 +173,7 @@ PLACES = {  # of what is read: what comes in its place
     ),
     "train data new.dino --report {} --overwrite": ("--report", "data", "file.txt", "file.txt/new", "/proc/new"),
     "report a.dino data {}": ("FOLDER", "file.txt", "mine", "file.txt/new", "/proc/new"),
-    "map my_linear a.dino --output {}": (
+    "map my_no_quantity a.dino --output {}": (
         "--output", "there.xdmf", "half.xdmf", "new.png", "none/new.xdmf", "file.txt/new.xdmf", "/proc/new.xdmf"
     ),
     "ouu my_control control.dino --output {}": (
@@ -430,6 +430,9 @@ def test_the_shell_sees_the_code_and_the_lines(at, run_python):
     )
     assert done.returncode == 2
     assert "LibraryError: keras: cannot be imported, 'tensorflow" in done.stderr
+    done = run_python(SHELL.format(str(at), GOOD["train"].split()), check=False, KERAS_BACKEND="unheard_of")
+    assert done.returncode == 2
+    assert "LibraryError: keras: cannot be imported (Unable to import backend : unheard_of)" in done.stderr
     done = run_python(
         "import sys; sys.modules['dolfin'] = None\n" + SHELL.format(str(at), GOOD["oed"].split()), check=False
     )
