@@ -53,7 +53,10 @@ def load_module(application: str, *functions: str) -> ModuleType:
         if not callable(getattr(module, name, None)):
             made = {"build": "build(comm, ...) -> JacobianModel", "quantity": "quantity(model) -> FormQuantity"}[name]
             is_not = "is no function" if hasattr(module, name) else "is missing"
-            raise InputError(f"APPLICATION: module {application!r} has no function {made}: {name!r} {is_not}.")
+            raise InputError(
+                f"APPLICATION: module {application!r} has no function {made}: {name!r} {is_not}. Define it, or name "
+                "another module."
+            )
     return module
 
 

@@ -41,9 +41,14 @@ def ouu(
 
     Exit code 1 if the optimiser does not converge.
     """
+    if n_pde == 1:
+        raise InputError("n_pde: expected 0, or at least 2 samples, whose scatter tells the error, got 1.")
     dino = load_dino(model_file)
     if dino.control is None:
-        raise InputError(f"MODEL_FILE: {str(model_file)!r} is a DINO without a control; there is nothing to optimise.")
+        raise InputError(
+            f"MODEL_FILE: {str(model_file)!r} is a DINO without a control; there is nothing to optimise. Train one on "
+            "data of a model with control=..."
+        )
     module = load_module(application, "build", "quantity")
     import numpy as np
     from mpi4py import MPI

@@ -94,13 +94,23 @@ def generate(
 
 def _check_place(path: Path, resume: bool) -> None:
     """Raise `InputError` where no dataset can be made, or none is to be continued; a run that was killed may be."""
-    check_folder("DATASET", path)
-    if (path / METADATA).exists():
-        if not resume:
+    from hippylib_dino.data.directory import PARTIAL
+    from hippylib_dino.data.lock import NAME as LOCK
+
+    if not os.path.exists(path / METADATA):
+        check_folder("DATASET", path)
+        names = os.listdir(path) if path.exists() else []
+        if names and not {PARTIAL, LOCK}.intersection(names):
             raise DatasetError(
-                f"DATASET: {str(path)!r} holds a dataset; pass --resume to continue it or to append to it, or choose "
-                "another name."
+                f"DATASET: {str(path)!r} is not empty and holds no dataset; choose another directory. If it held one, "
+                "restore its zarr.json."
             )
+    elif not resume:
+        raise DatasetError(
+            f"DATASET: {str(path)!r} holds a dataset; pass --resume to continue it or to append to it, or choose "
+            "another name."
+        )
+    else:
         open_dataset(path)
 
 

@@ -16,7 +16,7 @@ def oed(
     model_file: ModelPath,
     path: DatasetPath,
     n_sensors: Annotated[int, typer.Option(min=1, help="Observables of the dataset to choose.")] = 10,
-    n_draws: Annotated[int, typer.Option(min=1, help="Draws of parameter and noise.")] = 64,
+    n_draws: Annotated[int, typer.Option(min=2, help="Draws of parameter and noise.")] = 64,
     n_random: Annotated[int, typer.Option(min=1, help="Random designs to compare with.")] = 100,
     linearized: Annotated[bool, typer.Option(help="Linearise at the draws: much faster, less exact.")] = False,
     seed: Seed = 0,

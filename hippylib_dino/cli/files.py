@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,11 +35,12 @@ def open_dataset(path: Path, argument: str = "DATASET") -> Dataset:
     DatasetError
         If there is none, or it is damaged.
     """
+    if not os.path.isdir(path):  # which raises for no name
+        there = "is a file" if os.path.isfile(path) else "is not there"
+        raise DatasetError(
+            f"{argument}: expected a dataset directory, as hippylib-dino generate makes it; {str(path)!r} {there}."
+        )
     try:
-        if path.is_file():
-            raise DatasetError(
-                f"{argument}: expected a directory, as hippylib-dino generate makes it; {str(path)!r} is a file."
-            )
         with named(path=argument):
             return Dataset.open(path)
     except OSError as error:
@@ -53,11 +55,12 @@ def load_dino(path: Path, argument: str = "MODEL_FILE") -> DINO:
     ModelFileError
         If there is none, or it is damaged.
     """
+    if not os.path.isfile(path):
+        there = "is a folder" if os.path.isdir(path) else "is not there"
+        raise ModelFileError(
+            f"{argument}: expected the file of a DINO, as hippylib-dino train writes it; {str(path)!r} {there}."
+        )
     try:
-        if path.is_dir():
-            raise ModelFileError(
-                f"{argument}: expected the file of a DINO, as hippylib-dino train writes it, {str(path)!r} is a folder."
-            )
         with named(path=argument):
             return DINO.load(path)
     except OSError as error:
@@ -117,16 +120,18 @@ def check_file(argument: str, path: Path, overwrite: bool, suffixes: tuple[str, 
 
 
 def check_folder(argument: str, path: Path, *, empty: bool = False) -> None:
-    """Ask whether files may be written to the folder `path`, which may still have to be made.
+    """Ask whether files may be written to the folder `path`, which may still have to be made, and is no dataset.
 
     Raises
     ------
     InputError
-        If it is a file, cannot be written to, or holds something where it is to be `empty`.
+        If it is a file or a dataset, cannot be written to, or holds something where it is to be `empty`.
     """
     with _telling(argument, path):
         if path.exists() and not path.is_dir():
             raise InputError(f"{argument}: expected a folder, {str(path)!r} is a file; choose another name.")
+        if (path / METADATA).exists():
+            raise InputError(f"{argument}: {str(path)!r} is a dataset; choose another folder.")
         if empty and path.is_dir() and any(path.iterdir()):
             raise InputError(
                 f"{argument} folder: {str(path)!r} is not empty; pass overwrite=True to write there all the same, or "

@@ -29,6 +29,10 @@ except ModuleNotFoundError as error:
         f"keras: cannot be imported, {error.name!r} is missing. Install a backend: `pip install 'hippylib_dino[cpu]'`, "
         "`[gpu]`, or any that Keras runs on, named in KERAS_BACKEND."
     ) from error
+except (ImportError, ValueError) as error:  # a backend that is broken, or that Keras does not know
+    raise LibraryError(
+        f"keras: cannot be imported ({error}). Name a backend that works in KERAS_BACKEND: tensorflow or jax."
+    ) from error
 
 __all__ = ["keras", "single_precision"]
 

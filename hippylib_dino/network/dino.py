@@ -344,7 +344,8 @@ def check_bases(dino: DINO, dataset: Dataset) -> None:
     """
     if dino.input_basis.dim != dataset.input_basis.dim:
         raise InputError(
-            f"dataset: has {dataset.input_basis.dim} parameters, the DINO was trained on {dino.input_basis.dim}."
+            f"dataset: has {dataset.input_basis.dim} parameters, the DINO was trained on {dino.input_basis.dim}. Take "
+            "the dataset that it was trained on."
         )
     told = {
         part: {name: field for name, field in fields.items() if name in dino.fingerprint[part]}

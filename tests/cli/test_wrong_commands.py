@@ -135,13 +135,14 @@ NUMBERS = [  # options and values, the message
     ("train", "--balance --formulation l2"),
     ("evaluate", "--part all"), ("report", "--part all"),
     ("map", "--truth-seed -1"), ("map", "--truth-seed x"), ("map", "--mesh-size 0"),
-    ("ouu", "--seed -1"), ("ouu", "--n-samples 0"), ("ouu", "--n-pde -1"), ("ouu", "--mesh-size 0"),
+    ("ouu", "--seed -1"), ("ouu", "--n-samples 0"), ("ouu", "--n-pde -1"), ("ouu", "--n-pde 1"),
+    ("ouu", "--mesh-size 0"),
     ("ouu", "--penalty nan"), ("ouu", "--penalty inf"), ("ouu", "--penalty -1"), ("ouu", "--penalty x"),
     ("ouu", "--risk median"), ("ouu", "--risk cvar:1.5"), ("ouu", "--risk cvar:nan"), ("ouu", "--risk cvar:x"),
     ("ouu", "--risk mean-variance:-1"), ("ouu", "--risk mean-variance:nan"), ("ouu", "--risk mean-variance:inf"),
     ("ouu", "--risk entropic:0"), ("ouu", "--risk entropic:inf"), ("ouu", "--risk worst-case:0"),
     ("ouu", "--risk expectation:1"), ("ouu", "--risk ''"),
-    ("oed", "--seed -1"), ("oed", "--n-sensors 0"), ("oed", "--n-sensors 10"), ("oed", "--n-draws 0"),
+    ("oed", "--seed -1"), ("oed", "--n-sensors 0"), ("oed", "--n-sensors 10"), ("oed", "--n-draws 1"),
     ("oed", "--n-random 0"), ("oed", "--n-sensors two"),
 ]  # fmt: skip
 PLACES = {  # of what is read: what comes in its place
@@ -158,19 +159,21 @@ PLACES = {  # of what is read: what comes in its place
     "info {}": ("path", "none", "file.txt", "mine", "broken", "broken.dino", "x" * 300),
     "generate my_linear new --reuse {}": ("--reuse", "none", "file.txt", "mine", "broken", "data"),
     # of what is written
-    "generate my_linear {} --n-samples 4": (
+    "generate my_no_quantity {} --n-samples 4": (
         "DATASET", "data", "mine", "file.txt", "file.txt/new", "/proc/new", "x" * 300
     ),
     "generate my_linear {} --n-samples 4 --resume": ("DATASET", "mine", "file.txt", "broken", "heat"),
     "train data {}": ("OUTPUT", "a.dino", "mine", "file.txt/new", "none/new.dino", "/proc/new.dino", "x" * 300),
     "train data {} --overwrite": ("OUTPUT", "mine", "data", "/dev/full", "file.txt/new"),
-    "train data new.dino --log {}": ("--log", "file.txt", "file.txt/new", "/proc/new", "new.dino", "new.dino/log"),
+    "train data new.dino --log {}": (
+        "--log", "data", "file.txt", "file.txt/new", "/proc/new", "new.dino", "new.dino/log"
+    ),
     "train data new.dino --report {}": (
         "--report", "file.txt", "mine", "data", "file.txt/new", "/proc/new", "new.dino", "new.dino/report"
     ),
-    "train data new.dino --report {} --overwrite": ("--report", "file.txt", "file.txt/new", "/proc/new"),
+    "train data new.dino --report {} --overwrite": ("--report", "data", "file.txt", "file.txt/new", "/proc/new"),
     "report a.dino data {}": ("FOLDER", "file.txt", "mine", "file.txt/new", "/proc/new"),
-    "map my_linear a.dino --output {}": (
+    "map my_no_quantity a.dino --output {}": (
         "--output", "there.xdmf", "half.xdmf", "new.png", "none/new.xdmf", "file.txt/new.xdmf", "/proc/new.xdmf"
     ),
     "ouu my_control control.dino --output {}": (
@@ -231,6 +234,10 @@ OTHERS = [  # command, what its message says
     ("ouu my_number control.dino --output new.npz", "'build' is no function"),
     ("ouu my_no_form control.dino --output new.npz", "expected quantity of 'my_no_form' to return"),
 ]
+REMEDIES = (
+    "expected|should be|--help|not one of|run from|(?i:pass|choose|make it|take|rebuild|restore|remove|leave|use|"
+    "generate|train|give|define) "
+)
 CASES = [
     *((f"{GOOD[command]} {option}", re.escape(option.split()[0])) for command, option in NUMBERS),
     *((command.format(place), rf"{label}\b") for command, (label, *places) in PLACES.items() for place in places),
@@ -250,6 +257,7 @@ def test_wrong_use_is_told_before_anything_is_done(at, capsys, command, message)
     told = capsys.readouterr()
     assert "Traceback" not in told.err + told.out
     assert re.search(message, told.err)
+    assert re.search(REMEDIES, told.err)
     assert _listing(at) == before
 
 
@@ -422,6 +430,9 @@ def test_the_shell_sees_the_code_and_the_lines(at, run_python):
     )
     assert done.returncode == 2
     assert "LibraryError: keras: cannot be imported, 'tensorflow" in done.stderr
+    done = run_python(SHELL.format(str(at), GOOD["train"].split()), check=False, KERAS_BACKEND="unheard_of")
+    assert done.returncode == 2
+    assert "LibraryError: keras: cannot be imported (Unable to import backend : unheard_of)" in done.stderr
     done = run_python(
         "import sys; sys.modules['dolfin'] = None\n" + SHELL.format(str(at), GOOD["oed"].split()), check=False
     )

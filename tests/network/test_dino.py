@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hippylib_dino as hd
-from hippylib_dino.errors import InputError, ModelFileError
+from hippylib_dino.errors import FingerprintError, InputError, ModelFileError
 
 
 @pytest.fixture
@@ -166,6 +166,16 @@ def test_dataset_with_other_bases_is_refused(models, confusion_dino, tmp_path):
     )  # fmt: skip
     with pytest.raises(InputError, match="input basis is not the one that this DINO was trained in"):
         confusion_dino.evaluate(other)
+
+
+def test_dataset_of_another_problem_in_the_same_bases_is_refused(confusion_dataset, confusion_dino):
+    """As bases of the prior and of the identity are, whatever the PDE."""
+    mark = {**confusion_dino.fingerprint, "forward map": {"observable at the prior mean": [1.0, 2.0]}}
+    elsewhere = dataclasses.replace(confusion_dino, fingerprint=mark)
+    with pytest.raises(FingerprintError, match="dino: it was made for another forward map"):
+        elsewhere.evaluate(confusion_dataset)
+    older = dataclasses.replace(confusion_dino, fingerprint={})  # of which nothing is known
+    assert older.evaluate(confusion_dataset) == confusion_dino.evaluate(confusion_dataset)
 
 
 def test_ranks_that_do_not_fit_the_bases_are_named(confusion_dino):
