@@ -283,13 +283,16 @@ def _with_interval(
     for j, weight in enumerate(whole.weight):
         a = moved[0][:, j]
         if weight == 0:
-            levels = [Level(influence(a, np.zeros_like(a), 0.0, 0.0))]
+            levels = [Level(influence(a, a, 0.0, 0.0))]
+            pairs = levels[0].variance
         else:
             centre = float(point[2, j] - point[1, j])
-            levels = [Level(influence(a, moved[1][:, j], centre)), Level(moved[2][:, j], float(weight))]
-        variances = [float((levels[0].terms ** 2).sum()) / len(a) ** 2, *(level.variance for level in levels[1:])]
+            b = moved[1][:, j]
+            levels = [Level(influence(a, b, centre)), Level(moved[2][:, j], float(weight))]
+            pairs = max(Level(a - weight * b).variance, float(levels[0].terms @ levels[0].terms) / len(a) ** 2)
+        variances = [pairs, *(level.variance for level in levels[1:])]
         ends = pivot_quantiles(levels, variances, confidence)
-        error = max(float(np.sqrt(sum(variances))), float(whole.standard_error[j]))
+        error = float(np.sqrt(sum(variances)))
         low[j], high[j] = whole.value[j] - ends[1] * error, whole.value[j] - ends[0] * error
     if scale > 0:  # the upper end of what is as a variance is that of its logarithm, which is less skewed
         high[0] = whole.value[0] + scale * np.expm1(min((high[0] - whole.value[0]) / scale, 700.0))
