@@ -123,10 +123,11 @@ def report(output: Path, solutions: Mapping[str, Solution], numbers: dict, title
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
     for name, solution in solutions.items():
         run, risks = solution.run, {label: at.risk for label, at in solution.assessments.items()}
-        low, high = risks["z*"].interval
+        low, high = map(float, risks["z*"].interval)
         found[name] = {
             "risk": {label: float(at.value) for label, at in risks.items()},
-            "interval": [float(low), float(high)],
+            "interval": None if risks["z*"].reason else [low, high],
+            "no interval, because": risks["z*"].reason or None,
             "risk_by_surrogate": run.risk,
             "converged": run.converged,
             "evaluations": run.n_evaluations,
@@ -134,7 +135,7 @@ def report(output: Path, solutions: Mapping[str, Solution], numbers: dict, title
             "outside": run.outside,
         }
         shown = {label: f"{float(at.value):.5g}" for label, at in risks.items()}
-        interval = f"{float(low):.5g} .. {float(high):.5g}"
+        interval = shown((low, high), risks["z*"].reason).replace("[", r"\[")
         table.add_row(name, shown["z = 0"], shown["z*"], interval, f"{run.risk:.5g}", shown.get("polished", ""))
     (output / "summary.json").write_text(json.dumps({**numbers, "problems": found}, indent=2))
     console = Console()

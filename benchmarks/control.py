@@ -29,6 +29,7 @@ from applications import flow_control, semilinear_control
 from applications.compiling import compile_for_this_processor
 from benchmarks.tables import processor, table
 from hippylib_dino import ouu
+from hippylib_dino.intervals import shown
 from hippylib_dino.network import ReducedProduct
 from hippylib_dino.plotting import plot_quantity, save
 
@@ -316,10 +317,11 @@ def fresh_table(problems: list[Problem]) -> str:
     rows = []
     for p in problems:
         found, zero = p.fresh["h1"], p.fresh["zero"]
-        low, high = found.risk.interval
+        low, high = map(float, found.risk.interval)
+        interval = shown((low, high), found.risk.reason)
         entry = int(np.abs(found.projected_gradient).argmax())
         rows.append(
-            [p.target, p.risk, f"{zero.risk.value:.5f}", f"{found.risk.value:.5f}", f"{low:.5f} .. {high:.5f}",
+            [p.target, p.risk, f"{zero.risk.value:.5f}", f"{found.risk.value:.5f}", interval,
              f"{found.risk.plain:.5f} ± {found.risk.plain_error:.5f}",
              f"{found.projected_gradient[entry]:+.1e} ± {found.gradient.standard_error[entry]:.1e}, "
              f"{np.abs(zero.projected_gradient).max():.1e} at z = 0"]

@@ -9,6 +9,7 @@ benchmarks/results/forward_uq.md and forward_uq.png.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -160,7 +161,7 @@ def find(method: Method, statistic: Statistic, pde: np.ndarray, truth: float) ->
     """Estimates from random parts of the PDE samples, all of one cost, against plain Monte Carlo of that cost."""
     rho = float(np.corrcoef(statistic.terms(pde), statistic.terms(method.paired))[0, 1])
     n, N = method.numbers(rho)
-    values, plain, covered = np.empty(REPEATS), np.empty(REPEATS), 0
+    values, plain, covered, given = np.empty(REPEATS), np.empty(REPEATS), 0, 0
     for k in range(REPEATS):
         rng = stream((SEED, 8), k)
         part = rng.choice(len(pde), BUDGET, replace=False)
@@ -168,8 +169,11 @@ def find(method: Method, statistic: Statistic, pde: np.ndarray, truth: float) ->
         found = estimate(statistic, pde[part[:n]], method.paired[part[:n]], cheap)
         values[k], plain[k] = found.value, statistic.terms(pde[part]).mean()
         covered += found.interval[0] <= truth <= found.interval[1]
+        given += not found.reason
     predicted = n / BUDGET / (1 - rho**2 * N / (N + n))
-    return Finding(rho, predicted, float(plain.var(ddof=1) / values.var(ddof=1)), covered / REPEATS, n, N)
+    return Finding(
+        rho, predicted, float(plain.var(ddof=1) / values.var(ddof=1)), covered / given if given else math.nan, n, N
+    )
 
 
 def stock_rows(taylor: Taylor, pde: np.ndarray, values: np.ndarray, pde_seconds: float) -> list[list]:

@@ -27,6 +27,7 @@ import hippylib_dino as hd
 from applications.compiling import compile_for_this_processor
 from benchmarks.tables import processor, table
 from hippylib_dino import oed
+from hippylib_dino.intervals import shown
 
 HERE = Path(__file__).parent
 OUTPUT, RESULTS = HERE / "output", HERE / "results"
@@ -210,10 +211,10 @@ def verification(
     for k, a in rivals.items():
         values = np.array([p.value for p in a.pde])
         best = 1 + int(np.argmax(values[1:]))
-        low, high = a.rivals[best].interval
+        gained = a.rivals[best]
         against.append(
             [k, f"{values[0]:.3f}", f"{values[best]:.3f}", f"{np.median(values[1:]):.3f}",
-             f"{a.rivals[best].value:.3f} ({low:.2f} .. {high:.2f})", f"{a.n_worse} of {len(values) - 1}",
+             f"{gained.value:.3f} {shown(gained.interval, gained.reason, 3)}", f"{a.n_worse} of {len(values) - 1}",
              f"{a.rank_correlation:.4f}", len(a.failures)]
         )  # fmt: skip
     head = [

@@ -86,6 +86,22 @@ def pivot_quantiles(levels: Sequence[Level], variances: Sequence[float], confide
     return min(low, -student), max(high, student)
 
 
+def influence(a: np.ndarray, b: np.ndarray, centre: float, weight: float | None = None) -> np.ndarray:
+    """n times what each pair moves the estimate by, (n,): their sum of squares over n² is its variance.
+
+    Of the value at `centre` of the line of a over b, by residuals without the pair (HC3; MacKinnon, White, J.
+    Econometrics 29 (1985)), or of the mean of a - αb with a given α.
+    """
+    n, x = len(a), b - b.mean()
+    square = float(x @ x)
+    if weight is not None or not square > 1e-24 * float(b @ b):
+        rest = a - (0.0 if weight is None else weight) * b
+        return (rest - rest.mean()) * math.sqrt(n / (n - 1))
+    rest = a - a.mean() - (x @ (a - a.mean())) / square * x
+    leverage = np.minimum(1 / n + x**2 / square, 1 - 0.5 / n)
+    return (1 + n * (centre - b.mean()) * x / square) * rest / (1 - leverage)
+
+
 def freedom(terms: np.ndarray) -> float:
     """Degrees of freedom of the sample variance of terms (n,), 2(n - 1)/(κ - 1), which is n - 1 for a Gaussian law.
 

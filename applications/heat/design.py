@@ -55,7 +55,10 @@ def main(
         "information_gain": readings.value,
         "places read at all times": points[list(always)].tolist(),
         "their information_gain": always.value,
-        "more by the PDE": {"value": assessment.rivals[1].value, "interval": assessment.rivals[1].interval},
+        "more by the PDE": {
+            "value": assessment.rivals[1].value,
+            "interval": None if assessment.rivals[1].reason else assessment.rivals[1].interval,
+        },
     }
     (output / "design.json").write_text(json.dumps(summary, indent=2))
     where = [(*points[r % n_places], times[r // n_places]) for r in range(gain.n_candidates)]

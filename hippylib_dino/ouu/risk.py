@@ -113,6 +113,10 @@ class RiskMeasure(ABC):
             warnings.warn(complaint, SmoothingWarning, stacklevel=3)
         return samples
 
+    def scale_part(self, q: np.ndarray, weights: np.ndarray) -> float:
+        """The part of the risk that is positive and of a law as skewed as a variance's; 0 where there is none."""
+        return 0.0
+
     def smoothing(self, q: np.ndarray, weights: np.ndarray | None = None) -> float | None:
         """Width ε that the measure smooths with at samples q (n,), in their units; None of one that does not smooth."""
         return None
@@ -229,6 +233,9 @@ class MeanVariance(RiskMeasure):
             weights * (1 + 2 * self.beta * deviation),
             lambda v: 2 * self.beta * weights * (v - weights @ v),
         )
+
+    def scale_part(self, q: np.ndarray, weights: np.ndarray) -> float:
+        return float(self.beta * (weights @ (q - weights @ q) ** 2))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from hippylib_dino.errors import InputError
-from hippylib_dino.intervals import NONE, Level, check_confidence, pivot_quantiles, welch
+from hippylib_dino.intervals import NONE, Level, check_confidence, influence, pivot_quantiles, welch
 
 FOLDS = 5
 FEWEST_FOR_VARIANCE = 8  # paired values from which the interval of a variance says anything
@@ -273,7 +273,7 @@ def estimate(
         weights[own] = _weight(statistic, pde[~own], paired[~own], n, N) if weight is None else weight
     value = float(np.mean(a - weights * (b - free.mean())))
     alone = statistic.terms(pde)
-    moved = _influence(alone, statistic.terms(paired), float(free.mean()), weight)
+    moved = influence(alone, statistic.terms(paired), float(free.mean()), weight)
     pairs = max(
         statistic.spread(a, b, weights, float(free.mean())) / n,
         statistic.loss_by_folds(n / (fold.max() + 1)) * float((moved**2).sum()) / n**2,
@@ -332,21 +332,6 @@ def _weight(statistic: Statistic, pde: np.ndarray, paired: np.ndarray, n: int, n
     if not spread > 0:
         return 0.0
     return float(n_cheap / (n_cheap + n) * np.mean((a - a.mean()) * (b - b.mean())) / spread)
-
-
-def _influence(a: np.ndarray, b: np.ndarray, centre: float, weight: float | None) -> np.ndarray:
-    """n times what each pair moves the estimate by, (n,): their sum of squares over n² is its variance.
-
-    Of the value at `centre` of the line of a over b, or of the mean of a - αb with a given α.
-    """
-    n, x = len(a), b - b.mean()
-    square = float(x @ x)
-    if weight is not None or not square > 1e-24 * float(b @ b):
-        rest = a - (0.0 if weight is None else weight) * b
-        return (rest - rest.mean()) * math.sqrt(n / (n - 1))
-    rest = a - a.mean() - (x @ (a - a.mean())) / square * x
-    leverage = np.minimum(1 / n + x**2 / square, 1 - 0.5 / n)
-    return (1 + n * (centre - b.mean()) * x / square) * rest / (1 - leverage)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

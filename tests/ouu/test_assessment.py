@@ -5,7 +5,18 @@ import pytest
 from scipy.stats import norm
 
 from hippylib_dino.errors import InputError
-from hippylib_dino.ouu import CVaR, Ensemble, Expectation, L2Penalty, MeanVariance, Objective, assess, minimize
+from hippylib_dino.ouu import (
+    CVaR,
+    Ensemble,
+    Expectation,
+    L2Penalty,
+    MeanVariance,
+    Objective,
+    SmoothingWarning,
+    WorstCase,
+    assess,
+    minimize,
+)
 from tests.ouu.ensembles import Analytic
 
 G, SLOPE = np.array([1.0, -2.0]), np.array([[0.5, 0.1], [-0.2, 0.4]])
@@ -120,6 +131,71 @@ def test_it_is_printed_and_reproducible():
     assert text == str(two)
     for words in ("100 PDE samples, 2000 of the surrogate", "95% interval", "surrogate alone", "projected gradient"):
         assert words in text
+
+
+class Given(Ensemble):
+    """Samples of a quantity that does not depend on its control."""
+
+    n_control = 1
+
+    def __init__(self, q):
+        self.q, self.n = q, len(q)
+
+    def quantity(self, z):
+        return self.q
+
+    def quantity_and_jacobian(self, z):
+        return self.q, np.ones((self.n, 1))
+
+    def hessian_actions(self, z, direction):
+        return np.zeros((self.n, 1))
+
+
+def risk_of(q, risk, **options):
+    return assess(Objective(Given(q), risk), np.zeros(1), **{"n_bootstrap": 4, **options}).risk
+
+
+@pytest.mark.parametrize("risk", [CVaR(0.8), MeanVariance(1.0)], ids=str)
+@pytest.mark.parametrize(
+    "law", [lambda z: z, np.square, lambda z: np.exp(0.7 * z)], ids=["gauss", "square", "lognormal"]
+)
+def test_intervals_cover_skewed_quantities(law, risk):
+    """Normal ones cover in 75 to 88 %."""
+    truth = risk.value(law(norm.ppf((np.arange(100_000) + 0.5) / 100_000)))
+    rng, inside = np.random.default_rng(5), 0
+    for _ in range(150):
+        low, high = risk_of(law(rng.standard_normal(50)), risk).interval
+        inside += low <= truth <= high
+    assert inside / 150 >= 0.87  # of a probability of 0.94, with probability 0.998
+
+
+def test_few_samples_in_a_tail_carry_no_interval():
+    q = np.random.default_rng(0).standard_normal(320)
+    for n, none in ((32, True), (159, True), (160, False)):
+        found = risk_of(q[:n], CVaR(0.95, 1e-9))
+        assert np.isnan(found.interval).all() == none
+        assert (found.reason != "") == none
+        assert found.standard_error > 0
+    assert "of 32 samples carry the risk, 8 are needed" in risk_of(q[:32], CVaR(0.95, 1e-9)).reason
+    assert risk_of(q[:4], Expectation()).reason == ""
+    assert "these samples alone" in risk_of(q, WorstCase()).reason
+    run = assess(Objective(Given(q[:32]), CVaR(0.95)), np.zeros(1), n_bootstrap=4)
+    assert np.isnan(run.gradient.interval).all()
+    assert "none: 1" in str(run)
+    assert run.smoothing == pytest.approx(0.01 * q[:32].std())
+
+
+def test_groups_of_many_samples_say_the_same():
+    """The jackknife leaves out groups where there are many."""
+    q = np.random.default_rng(0).standard_normal(4000)
+    found = risk_of(q, Expectation(), n_bootstrap=400)
+    assert np.diff(found.interval)[0] == pytest.approx(2 * 1.96 * q.std() / np.sqrt(4000), rel=0.25)
+
+
+def test_smoothing_that_dominates_is_a_warning():
+    q = 1e-4 * np.random.default_rng(0).standard_normal(200)
+    with pytest.warns(SmoothingWarning, match="dominates"):
+        risk_of(q, CVaR(0.8, 1.0))
 
 
 def test_weights_of_the_samples():
