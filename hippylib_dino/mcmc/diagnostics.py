@@ -19,7 +19,7 @@ ROUNDING = 1e-12  # of a quantity, relative to its largest value: what varies le
 REMEDY = (
     "They say next to nothing about the posterior. Start chains where it has its mass (by default that is the "
     "surrogate's Laplace approximation; for other kernels pass starts=hd.laplace(surrogate, solution)), with a step "
-    "that was tuned there (kernel.tune()) or a shorter one. Where it is the PDE that rejects, counts tell, train a "
+    "that was tuned there (kernel.tune()) or a shorter one. Where it is the PDE that rejects (chains.counts), train a "
     "better surrogate."
 )
 
