@@ -143,4 +143,5 @@ def report(output: Path, solutions: Mapping[str, Solution], numbers: dict, title
     errors = numbers["errors"]
     names = {"observable": "state", "parameter_jacobian": "parameter Jacobian", "control_jacobian": "control Jacobian"}
     print("held-out errors: " + ", ".join(f"{label} {errors[key]:.2%}" for key, label in names.items()))
+    print("  mean Jacobian: " + ", ".join(f"{label} {errors[f'{key}_affine']:.2%}" for key, label in names.items()))
     print(f"figures, fields and summary.json are in {output}/")

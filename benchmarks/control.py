@@ -27,7 +27,7 @@ from mpi4py import MPI
 import hippylib_dino as hd
 from applications import flow_control, semilinear_control
 from applications.compiling import compile_for_this_processor
-from benchmarks.tables import processor, table
+from benchmarks.tables import processor, table, trivial
 from hippylib_dino import ouu
 from hippylib_dino.intervals import shown
 from hippylib_dino.network import ReducedProduct
@@ -346,9 +346,10 @@ def errors_table(dinos: dict[str, hd.DINO], dataset: hd.Dataset) -> str:
              "parameter_jacobian")  # fmt: skip
     errors = {formulation: dino.evaluate(dataset) for formulation, dino in dinos.items()}
     rows = [[formulation, *(f"{found[name]:.2%}" for name in names)] for formulation, found in errors.items()]
-    return table(
-        ["loss", "state", "of it truncation", "control Jacobian", "of it truncation", "parameter Jacobian"], rows
-    )
+    header = ["loss", "state", "of it truncation", "control Jacobian", "of it truncation", "parameter Jacobian"]
+    one = next(iter(errors.values()))
+    beside = trivial(one, ("observable", "control_jacobian", "parameter_jacobian"))
+    return f"{table(header, rows)}\n\nBeside them {beside}."
 
 
 def report(problems: list[Problem], dinos: dict[str, hd.DINO], dataset: hd.Dataset, size: Size, problem: str) -> str:

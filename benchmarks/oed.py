@@ -25,7 +25,7 @@ from mpi4py import MPI
 
 import hippylib_dino as hd
 from applications.compiling import compile_for_this_processor
-from benchmarks.tables import processor, table
+from benchmarks.tables import processor, table, trivial
 from hippylib_dino import oed
 from hippylib_dino.intervals import shown
 
@@ -237,7 +237,7 @@ def verification(
 
 Machine: {processor()}; ranks: {COMM.size}.  Commands: see `benchmarks/oed.py`{", --small" if is_small(size) else ""}.
 {size.mesh} cells a side, {offline["parameters"]} parameters, N = {size.n_train}, ranks {size.ranks}.  Held-out errors:
-observable {offline["observable"]:.2%}, full Jacobian {offline["jacobian"]:.2%}.
+observable {offline["observable"]:.2%}, full Jacobian {offline["jacobian"]:.2%}; beside them {trivial(offline)}.
 Both count the same draws of parameter and noise; the PDE observes the full parameter.
 
 ## {size.n_compared} random designs of {size.n_sensors} sensors, {size.n_pde_draws} draws

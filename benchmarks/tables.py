@@ -17,6 +17,14 @@ def table(header: list[str], rows: list[list]) -> str:
     return "\n".join(lines + ["| " + " | ".join(str(v) for v in row) + " |" for row in rows])
 
 
+def trivial(errors: dict[str, float], names: tuple[str, ...] = ("observable", "jacobian")) -> str:
+    """What a constant and the map with the mean Jacobian score, from what `DINO.evaluate` gives."""
+    scores = []
+    for model, what in (("constant", "a constant"), ("affine", "the map with the mean Jacobian")):
+        scores.append(f"{what} " + " / ".join(f"{errors[name + '_' + model]:.2%}" for name in names))
+    return f"{', '.join(scores)} ({' / '.join(names).replace('_', ' ')})"
+
+
 def processor() -> str:
     """Model name of the CPU and the number of cores."""
     names = [

@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 import hippylib_dino as hd
-from benchmarks.tables import processor, table
+from benchmarks.tables import processor, table, trivial
 from benchmarks.training_study import OUTPUT
 from hippylib_dino.network.formulations import H1, SketchedH1
 from hippylib_dino.network.sizes import spread
@@ -59,6 +59,11 @@ def trained(dataset: hd.Dataset, formulation, **settings) -> tuple[hd.DINO, Cloc
     return dino, clock
 
 
+def beside(errors: dict[str, float]) -> str:
+    """A line below a table: what trivial models score."""
+    return f"\n\nBeside them {trivial(errors)}."
+
+
 def sketches() -> str:
     """Full and sketched H1 at ranks (200, 100)."""
     data = hd.Dataset.open(OUTPUT / "training_hyperelasticity")
@@ -78,7 +83,7 @@ def sketches() -> str:
             print(rows[-1], flush=True)
     header = ["batch", "epochs", "formulation", "observable", "full Jacobian", "epoch"]
     header += ["observable / h1", "Jacobian / h1", "epoch / h1"]
-    return "## Sketches: hyperelasticity, ranks (200, 100), N = 1024\n\n" + table(header, rows)
+    return "## Sketches: hyperelasticity, ranks (200, 100), N = 1024\n\n" + table(header, rows) + beside(errors)
 
 
 def to_same_error() -> str:
@@ -156,7 +161,7 @@ def against_peer() -> str:
             print(rows[-1], flush=True)
     header = ["N", "code", "training", "after the first epoch", "value", "reduced Jacobian"]
     note = "The first epoch compiles. The peer's time is that of its training function, ours from first to last step."
-    return f"## Against tomoleary/dino: confusion, ranks (100, 50)\n\n{note}\n\n" + table(header, rows)
+    return f"## Against tomoleary/dino: confusion, ranks (100, 50)\n\n{note}\n\n" + table(header, rows) + beside(errors)
 
 
 @app.command()
@@ -230,7 +235,7 @@ def optimizers() -> str:
             rows.append([n, name, f"{seconds:.0f} s", f"{errors['observable']:.3%}", f"{errors['jacobian']:.2%}"])
             print(rows[-1], flush=True)
     header = ["N", "optimizer", "time", "observable", "full Jacobian"]
-    return "## Optimizers: confusion, `h1`, ranks (100, 50)\n\n" + table(header, rows)
+    return "## Optimizers: confusion, `h1`, ranks (100, 50)\n\n" + table(header, rows) + beside(errors)
 
 
 def lbfgs_finish(dino: hd.DINO, data: hd.Dataset, n: int, budget: float) -> tuple[hd.DINO, float, int]:

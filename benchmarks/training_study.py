@@ -266,7 +266,8 @@ def tables(
         sections.append(
             f"## {name}, ranks {ranks}\n\n"
             f"The bases alone leave {floor['observable_truncation']:.3%} of the observable and "
-            f"{floor['jacobian_truncation']:.3%} of the Jacobian.\n\n"
+            f"{floor['jacobian_truncation']:.3%} of the Jacobian. A constant scores {floor['observable_constant']:.1%} "
+            f"of the observable and {floor['jacobian_constant']:.1%} of the Jacobian.\n\n"
             + table(["model", "N", *METRICS.values(), "training"], rows)
         )
     plotting.save(draw(results), output.with_suffix(".png"))

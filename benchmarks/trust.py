@@ -22,7 +22,7 @@ import typer
 import hippylib_dino as hd
 from applications.compiling import compile_for_this_processor
 from applications.study import TRUTH_SEED, compile_forms, relative_distance, solve_map
-from benchmarks.tables import processor, table
+from benchmarks.tables import processor, table, trivial
 from hippylib_dino.errors import SolveError
 from hippylib_dino.modeling.spaces import DofOrder, set_owned_values
 from hippylib_dino.modeling.stationarity import stopped_by_rounding
@@ -235,8 +235,8 @@ def section(name: str, ranks: tuple[int, int], dino: hd.DINO, rows: list[dict]) 
 
 {table(keys, [*body, last, largest])}
 
-Held-out errors: {errors}. `refine` takes at most {worst[0]:.2f} of the Newton steps and {worst[1]:.2f} of the
-linearised solves of a cold start.
+Held-out errors: {errors}; beside them {trivial(held_out)}.
+`refine` takes at most {worst[0]:.2f} of the Newton steps and {worst[1]:.2f} of the linearised solves of a cold start.
 """
 
 

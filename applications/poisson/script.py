@@ -74,6 +74,7 @@ def main(
     gap = maps["surrogate"] - maps["PDE"]
     distance = np.sqrt(gap.inner(model.prior.M * gap) / maps["PDE"].inner(model.prior.M * maps["PDE"]))
     print(f"held-out errors: observable {errors['observable']:.2%}, Jacobian {errors['jacobian']:.2%}")
+    print(f"  mean Jacobian: observable {errors['observable_affine']:.2%}, Jacobian {errors['jacobian_affine']:.2%}")
     print(f"surrogate MAP against PDE MAP, mass norm: {distance:.2%}")
 
 

@@ -197,7 +197,7 @@ def confidence_intervals(squares: dict[str, np.ndarray], level: float = 0.95) ->
         return dict.fromkeys(squares, (float("nan"), float("nan")))
     mean = table.mean(axis=1)
     ends = np.array([mean, mean])
-    spread = np.ptp(table, axis=1) > 0  # the others stay where they are
+    spread = np.ptp(table, axis=1) > 1e-12 * mean  # the others, which differ by rounding, stay where they are
     if spread.any():
         relative = table[spread] / mean[spread, None]
         ends[:, spread] *= bootstrap(

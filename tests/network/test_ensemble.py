@@ -7,10 +7,14 @@ import pytest
 from scipy.stats import t as student
 
 import hippylib_dino as hd
+from hippylib_dino.data.dataset import Samples
 from hippylib_dino.errors import InputError, TrainingError
 from hippylib_dino.network import Ensemble, Polynomial, ReducedDense, ensemble_of
 from hippylib_dino.network.architecture import architecture_from_config
+from hippylib_dino.network.ensemble import spread_ratio
+from hippylib_dino.network.reliability import LEVELS
 from hippylib_dino.plotting import plot_calibration
+from hippylib_dino.reduction.basis import Basis
 
 TINY = {"epochs": 4, "hidden": (16,), "n_train": 32, "progress": False}
 
@@ -103,13 +107,64 @@ def test_calibration_by_its_definition(ensemble, confusion_dataset):
 
 
 class _Part:
-    """As much of a dataset as calibration reads, with errors drawn as the spread assumes."""
+    """As much of a dataset as ensembles read."""
 
     def __init__(self, dino, samples):
         self.input_basis, self.output_basis, self._samples = dino.input_basis, dino.output_basis, samples
 
-    def split(self, part, n=None):
+    def split(self, part, n=None, *, jacobians=True):
         return self._samples
+
+
+def _samples(x, y):
+    nothing = np.zeros(len(x))
+    return Samples(np.arange(len(x)), x, y, nothing, nothing, nothing)
+
+
+def _trial(rng, n_selection):
+    """Coverage on fresh samples, of an ensemble whose epoch the first `n_selection` of 16 + 16 samples chose.
+
+    The truth is zero.  At each of 50 epochs all members share an error, drawn anew, and have one of their own: both are
+    Gaussian, and independent, so that Student's intervals are exact with the right scale.
+    """
+    rank, epochs, n_members = 16, 50, 4
+    shared, own = rng.standard_normal((epochs, 1, rank)), rng.standard_normal((n_members, rank))
+    x = rng.standard_normal((32, rank))
+    errors = x[:16] @ (shared[:, 0] + own.mean(axis=0)).T
+    chosen = shared[(errors**2).sum(axis=0).argmin()] + own
+    bases = [Basis(np.eye(rank), np.eye(rank), np.zeros(rank), np.ones(rank), "kle", "prior precision")]
+    bases.append(Basis(np.eye(1), np.eye(1), np.zeros(1), np.ones(1), "pod", "noise precision"))
+    record = {"n_validation": 16, "n_selection": n_selection}
+    members = [
+        hd.DINO(Polynomial(rank, 1), [np.zeros(1), row[None]], *bases, fingerprint={}, training=record)
+        for row in chosen
+    ]
+    # what is said to have chosen nothing is all that the second case has
+    held_out = x if n_selection else x[:16]
+    dino = ensemble_of(members, _Part(members[0], _samples(held_out, np.zeros((len(held_out), 1)))))
+    fresh = rng.standard_normal((100, rank))
+    return hd.calibration(dino, _Part(dino, _samples(fresh, np.zeros((100, 1))))).coverage
+
+
+def test_scaled_on_samples_that_chose_nothing_the_spread_has_nominal_coverage(rng):
+    levels = np.array(LEVELS)
+    np.testing.assert_allclose(np.mean([_trial(rng, 16) for _ in range(200)], axis=0), levels, atol=0.04)
+    flattered = np.mean([_trial(rng, 0) for _ in range(200)], axis=0)
+    assert (flattered < levels - [0.08, 0.08, 0.06, 0.03]).all()
+
+
+def test_samples_that_chose_the_weights_do_not_scale_the_spread(confusion_dataset):
+    options = {**TINY, "keep": "best"}
+    dino = hd.train_ensemble(confusion_dataset, "l2", 2, **options)
+    assert [record["n_selection"] for record in dino.training["members"]] == [4, 4]
+    held_out = confusion_dataset.split("validation")
+    assert spread_ratio(dino.latent_map, held_out.x[4:], held_out.y[4:]) == pytest.approx(1.0)
+    every_one = hd.train(confusion_dataset, "l2", **options)
+    with pytest.raises(InputError, match="got 8, of which 8 chose the weights of members"):
+        ensemble_of([every_one, every_one], confusion_dataset)
+    del every_one.training["n_selection"]  # as files made earlier
+    with pytest.raises(InputError, match="of which 8 chose"):
+        ensemble_of([every_one, every_one], confusion_dataset)
 
 
 @pytest.mark.parametrize("n_members", [2, 3, 6])
@@ -118,9 +173,6 @@ def test_gaussian_members_and_errors_have_nominal_coverage(n_members, rng):
 
     On average over the draws of the members, which is why there are many outputs.
     """
-    from hippylib_dino.data.dataset import Samples
-    from hippylib_dino.reduction.basis import Basis
-
     rank, n = 4000, 20
     sizes = np.exp(rng.standard_normal(rank))
     weights = []
@@ -128,8 +180,7 @@ def test_gaussian_members_and_errors_have_nominal_coverage(n_members, rng):
         weights += [sizes * rng.standard_normal(rank), sizes[:, None] * rng.standard_normal((rank, 1))]
     x = rng.standard_normal((n, 1))
     y = sizes * np.sqrt(1 + x**2) * rng.standard_normal((n, rank))
-    nothing = np.zeros(n)
-    samples = Samples(np.arange(n), x, y, nothing, nothing, nothing)
+    samples = _samples(x, y)
     bases = [Basis(np.eye(1), np.eye(1), np.zeros(1), np.ones(1), "kle", "prior precision")]
     one = np.zeros((1, rank))
     bases.append(Basis(one, one, np.zeros(1), np.ones(rank), "pod", "noise precision"))

@@ -72,6 +72,8 @@ def test_intervals_without_spread():
             "exact": (0.0, 0.0),
             "same": (0.5, 0.5),
         }
+        low, high = confidence_intervals({"but for rounding": 1 + 1e-16 * np.arange(8)})["but for rounding"]
+        assert low == high == pytest.approx(1.0)
         assert np.isnan(confidence_intervals({"one": np.array([0.1])})["one"]).all()
 
 
