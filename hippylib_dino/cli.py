@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hippylib_dino.errors import DinoError, InputError
+from hippylib_dino.files import write_file
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Derivative-informed neural operators for hIPPYlib.")
 
@@ -315,7 +316,8 @@ def ouu(
     law = dino.control
     bounds = (law.lower, law.upper) if isinstance(law, package.UniformControl) else None
     found = package.minimize(package.Objective(ensemble, measure, penalties), law.mean, bounds=bounds)
-    np.savez(output, z=found.z)
+    output = output if output.suffix == ".npz" else output.with_name(output.name + ".npz")
+    write_file(output, lambda stream: np.savez(stream, z=found.z))
     rows = {
         "converged": f"{found.converged} ({found.message})",
         "iterations": found.n_iterations,
