@@ -103,6 +103,19 @@ def test_every_removed_file_is_found(copy):
     assert passed(copy, changes) == []
 
 
+LOST = ["x", "y/zarr.json", "status", "jacobian", "work", "bases/input/encoder", "given/00000005/m", "failures"]
+
+
+@pytest.mark.parametrize("place", LOST)
+def test_repair_of_what_no_solve_brings_back_changes_nothing(models, copy, place):
+    """What is to be solved again is found out first; where that fails, no sample has been given up."""
+    shutil.rmtree(copy / place) if (copy / place).is_dir() else (copy / place).unlink()
+    before = {name: (copy / name).read_bytes() for name in files(copy)}
+    with pytest.raises(DatasetError, match="is damaged"):
+        hd.generate(models["linear"], copy, **SIZE, resume=True, repair=True)
+    assert {name: (copy / name).read_bytes() for name in files(copy)} == before
+
+
 def test_every_file_of_another_dataset_is_found(pair, copy):
     theirs = {name: (pair[1] / name).read_bytes() for name in files(copy) if (pair[1] / name).exists()}
     changes = [(name, content) for name, content in theirs.items() if content != (copy / name).read_bytes()]

@@ -119,7 +119,7 @@ def test_content_that_is_none_of_ours_is_named_and_takes_no_memory(saved, tmp_pa
 @pytest.mark.parametrize("noise", [np.array(["one"]), np.full(30, np.nan), np.full((7, 2), 1.0)])
 def test_noise_that_is_none_is_named(confusion_dino, tmp_path, noise):
     confusion_dino.save(tmp_path / "b.dino", extra={"inference/noise_covariance": noise})
-    with pytest.raises(DinoError, match="noise.covariance"):
+    with pytest.raises(DinoError, match=r"noise.covariance"):
         hd.ReducedInference.load(tmp_path / "b.dino")
 
 
