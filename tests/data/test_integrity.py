@@ -116,6 +116,21 @@ def test_repair_of_what_no_solve_brings_back_changes_nothing(models, copy, place
     assert {name: (copy / name).read_bytes() for name in files(copy)} == before
 
 
+@pytest.mark.parametrize("name", ["status", "work", "m", "observable", "covariance", "jacobian"])
+def test_first_pass_without_one_of_its_arrays_is_refused_by_name(models, tmp_path, monkeypatch, name):
+    def interrupted(self, index):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleSolver, "solve", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hd.generate(models["linear"], tmp_path / "d", **SIZE)
+    shutil.rmtree(tmp_path / "d" / "basis_samples" / name)
+    for repair in (False, True):
+        with pytest.raises(DatasetError, match=f"array 'basis_samples/{name}' is damaged"):
+            hd.generate(models["linear"], tmp_path / "d", **SIZE, resume=True, repair=repair)
+
+
 def test_every_file_of_another_dataset_is_found(pair, copy):
     theirs = {name: (pair[1] / name).read_bytes() for name in files(copy) if (pair[1] / name).exists()}
     changes = [(name, content) for name, content in theirs.items() if content != (copy / name).read_bytes()]
