@@ -88,6 +88,19 @@ def test_every_edited_digit_of_the_metadata_is_found(copy):
     assert passed(copy, changes) == []
 
 
+def test_info_finds_every_flipped_bit_of_the_metadata(copy):
+    rng = random.Random(2)
+    for name in files(copy):
+        content = (copy / name).read_bytes()
+        for place in rng.sample(range(len(content)), 2) if name.suffix == ".json" else ():
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << rng.randrange(8)
+            (copy / name).write_bytes(flipped)
+            with pytest.raises(DinoError):
+                hd.data.report(hd.Dataset.open(copy))
+        (copy / name).write_bytes(content)
+
+
 def test_every_flipped_bit_is_found(copy):
     rng, changes = random.Random(1), []
     for name in files(copy):
