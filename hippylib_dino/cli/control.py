@@ -12,6 +12,7 @@ from hippylib_dino.cli.arguments import MeshSize, ModelPath, Overwrite, Seed, nu
 from hippylib_dino.cli.files import check_file, load_dino, named, on_first_rank
 from hippylib_dino.cli.showing import show
 from hippylib_dino.errors import InputError
+from hippylib_dino.files import write_file
 
 
 def _risk(name: str, value: str) -> object:
@@ -80,7 +81,7 @@ def ouu(
         "control": output,
     }
     if is_first:
-        np.savez(output, z=found.z)
+        write_file(output, lambda stream: np.savez(stream, z=found.z))
         show("optimal control by the surrogate", rows)
     if n_pde:
         pde = package.PDEEnsemble.draw(model, form, n_pde, seed=seed + 1)

@@ -1,11 +1,13 @@
-"""The check of the Jacobian with which a run of `generate` starts."""
+"""The check of the Jacobian with which a run of `generate` starts, and the first `append` of a process."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
+import weakref
 
 import numpy as np
+from mpi4py import MPI
 
 from hippylib_dino.data.streams import draw_parameter
 from hippylib_dino.data.together import Ranks
@@ -17,6 +19,8 @@ from hippylib_dino.random_streams import Purpose, generator, seed_of
 ATTEMPTS = 3  # draws, where solves fail
 SLIGHT, GROSS = 1e-4, 0.1  # relative errors of J v that are warned about, and that end the run
 DERIVATIVE_CHECK = "derivative_check"  # among a dataset's attributes
+
+_passed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # model -> what was found
 
 
 def check_derivative(model: JacobianModel, seed: int, ranks: Ranks) -> dict[str, dict]:
@@ -60,7 +64,20 @@ def check_derivative(model: JacobianModel, seed: int, ranks: Ranks) -> dict[str,
             raise InputError(f"model: {_account(name, each)} Nothing was generated. Perhaps {remedies(model)}")
         if each.error > SLIGHT and ranks.is_first:
             warnings.warn(f"model: {_account(name, each)} Perhaps {remedies(model)}", DerivativeWarning, stacklevel=4)
-    return {name: dataclasses.asdict(each) for name, each in found.items()}
+    record = {name: dataclasses.asdict(each) for name, each in found.items()}
+    if record:
+        _passed[model] = record
+    return record
+
+
+def check_derivative_once(model: JacobianModel, seed: int, ranks: Ranks) -> dict[str, dict]:
+    """What `check_derivative` found of this model in this process, else what it finds now.
+
+    A fingerprint does not tell: with another degree of quadrature the observable is the same, and its Jacobian is not.
+    """
+    if ranks.world.allreduce(model in _passed, op=MPI.LAND):
+        return _passed[model]
+    return check_derivative(model, seed, ranks)
 
 
 def _measured(model: JacobianModel, seed: int) -> dict[str, DerivativeError]:

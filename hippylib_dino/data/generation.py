@@ -18,7 +18,7 @@ from hippylib_dino.control import ControlDistribution
 from hippylib_dino.data.agreement import Probe, check_agreement, check_model, of_arguments
 from hippylib_dino.data.bases import build_control_basis, build_input_basis, build_output_basis
 from hippylib_dino.data.dataset import Dataset
-from hippylib_dino.data.derivative import DERIVATIVE_CHECK, check_derivative
+from hippylib_dino.data.derivative import DERIVATIVE_CHECK, check_derivative, check_derivative_once
 from hippylib_dino.data.directory import DatasetDirectory, Dims, FailureLog, RunLog, create_rows, make_latent_arrays
 from hippylib_dino.data.guessing import Guess, Guesses, check_initial_guess
 from hippylib_dino.data.handout import Handout
@@ -229,7 +229,8 @@ def append(
     Validation and test samples stay draws of the prior.  Nothing that is there is written to.  A call that was
     interrupted is finished by the same call, or by ``hd.generate(..., resume=True)`` with the numbers of the dataset: a
     batch that is there already, with equal parameters and origins, is not added again.  The solves start from the
-    model's own initial guess.
+    model's own initial guess.  The Jacobian of a model that this process has not checked yet is checked first, as
+    `generate` does.
 
     Parameters
     ----------
@@ -252,7 +253,8 @@ def append(
     Raises
     ------
     InputError
-        For parameters of another shape or that are not finite, another number of origins, or a model with a control.
+        For parameters of another shape or that are not finite, another number of origins, a model with a control, or
+        one whose Jacobian is not the derivative of its observable.
     DatasetError
         If there are no bases yet, the noise is another one, or another run writes to the dataset.
     FingerprintError
@@ -279,8 +281,10 @@ def append(
     run = _Run(model, dataset.path, plan, ranks, SampleSolver(model, plan.seed), max_failures=never, progress=progress)
     try:
         run.open(resume=True, repair=False)
+        run.derivative_check = check_derivative_once(model, plan.seed, ranks)  # before anything is planned
         run.add_given(parameters, named)
         if not run.finished():
+            run.keep_derivative_check()
             run.second_pass(None)
     finally:
         run.close()

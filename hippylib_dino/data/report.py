@@ -10,6 +10,7 @@ import numpy as np
 from hippylib_dino.data.dataset import Dataset
 from hippylib_dino.data.layout import FAILED, PENDING
 from hippylib_dino.data.lock import holder
+from hippylib_dino.errors import DatasetError
 
 SHOWN_FAILURES = 5
 
@@ -28,7 +29,16 @@ def report(dataset: Dataset) -> dict[str, str]:
 
         for label, text in hd.data.report(hd.Dataset.open("data/confusion")).items():
             print(f"{label}: {text}")
+
+    Raises
+    ------
+    DatasetError
+        If the metadata are not what was written.
     """
+    try:
+        dataset.check_metadata()
+    except DatasetError:  # perhaps a run has just changed them
+        dataset.reopened().check_metadata()
     status, plan, controls = dataset.status, dataset.plan, dataset.control
     finished = int((status != PENDING).sum())
     rows = {

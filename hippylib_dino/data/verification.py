@@ -65,7 +65,9 @@ def _expected(dataset: Dataset) -> Iterator[str]:
     for batch in dataset.plan.given:
         yield from (GIVEN, f"{GIVEN}/{batch.start:08d}", f"{GIVEN}/{batch.start:08d}/m")
     if not dataset.has_bases or (dataset.path / SCRATCH).exists():
-        yield from (SCRATCH, *(f"{SCRATCH}/{name}" for name in ("status", "work", "m", "observable")))
+        scratch = read_document(dataset.path / SCRATCH / METADATA, dataset.identity, SCRATCH).get("attributes", {})
+        kept = {"status", "work", "m", "observable", *scratch.get(DIGESTS, ())} - set(ROWS)  # which come later
+        yield from (SCRATCH, *(f"{SCRATCH}/{name}" for name in kept))
 
 
 def check_records(dataset: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from hippylib_dino.data.agreement import Found, Probe, check_problem, describe_posterior, of_arguments, of_weights
 from hippylib_dino.data.together import Ranks
 from hippylib_dino.errors import InputError, ModelFileError
-from hippylib_dino.files import replacing
+from hippylib_dino.files import write_file
 from hippylib_dino.mcmc.diagnostics import arviz, warn_of_stuck
 from hippylib_dino.mcmc.kernels import DelayedAcceptance, LatentKernel
 from hippylib_dino.mcmc.starts import Starts, check_starts, choose_starts
@@ -87,9 +88,13 @@ class Chains:
         path = Path(path)
         if path.exists() and not overwrite:
             raise InputError(f"path: {str(path)!r} exists; pass overwrite=True to replace it, or choose another name.")
-        data = self.to_arviz()
-        with replacing(path) as partial:
-            data.to_netcdf(str(partial), engine="h5netcdf")
+        traces, content, mode = self.to_arviz(), io.BytesIO(), "w"
+        for name in traces.groups():  # in memory: HDF5 ends the whole process where a disk is full
+            group = traces[name]
+            packed = {variable: {"zlib": True} for variable in group.data_vars}
+            group.to_netcdf(content, mode=mode, group=f"/{name}", engine="h5netcdf", encoding=packed)
+            mode = "a"
+        write_file(path, lambda stream: stream.write(content.getvalue()))
 
     @classmethod
     def load(cls, path: str | Path) -> Chains:

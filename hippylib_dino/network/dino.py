@@ -312,11 +312,25 @@ class DINO:
 
 
 def read_arrays(path: str | Path, prefix: str) -> dict[str, np.ndarray]:
-    """Arrays whose names begin with `prefix`, without it, of a file that `DINO.load` can read."""
+    """Arrays whose names begin with `prefix`, without it, of a file that `DINO.load` can read.
+
+    Raises
+    ------
+    ModelFileError
+        If one of them is no array of finite floats.
+    """
     with zipfile.ZipFile(path) as archive:
         _check_sizes(archive, Path(path))
         names = [n for n in archive.namelist() if n.startswith(prefix)]
-        return {name.removeprefix(prefix).removesuffix(".npy"): array_of(archive.read(name)) for name in names}
+        try:
+            return {
+                n.removeprefix(prefix).removesuffix(".npy"): _finite(n, array_of(archive.read(n)).astype(float))
+                for n in names
+            }
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise ModelFileError(
+                f"path: {str(path)!r} is truncated or altered ({', '.join(names)}: {error}). Restore it, or save again."
+            ) from error
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:

@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from hippylib_dino import __version__, plotting
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError
+from hippylib_dino.files import write_file
 from hippylib_dino.network.dino import DINO
 from hippylib_dino.network.metrics import confidence_intervals, root_mean
 from hippylib_dino.network.reference import HEADLINES, MODELS
@@ -142,14 +143,13 @@ class _Page:
             plotting.save(figure, folder / name)
             inlined = base64.b64encode((folder / name).read_bytes()).decode()
             body = body.replace(f'src="{name}"', f'src="data:image/png;base64,{inlined}"')
-        (folder / "report.md").write_text(text, encoding="utf-8")
-        target = folder / "report.html"
-        target.write_text(
+        page = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
-            f"<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n",
-            encoding="utf-8",
+            f"<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n"
         )
-        return target
+        write_file(folder / "report.md", lambda stream: stream.write(text.encode()))
+        write_file(folder / "report.html", lambda stream: stream.write(page.encode()))
+        return folder / "report.html"
 
 
 def _summary(page: _Page, dino: DINO, squares: dict[str, np.ndarray], part: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hippylib_dino.data.dataset import Dataset, Samples
 from hippylib_dino.errors import InputError, TrainingError, TrainingWarning
+from hippylib_dino.files import write_file
 from hippylib_dino.network.architecture import SOME, ReducedDense, TrainableArchitecture
 from hippylib_dino.network.backend import keras, single_precision
 from hippylib_dino.network.batches import Batches
@@ -325,7 +326,8 @@ def _logging(folder: Path, model, settings: dict, **state) -> tuple[list, int]:
     first = checkpoint.restore(model)
     table = folder / "history.csv"
     if first > 0 and table.exists():  # epochs after the checkpoint come again
-        table.write_text("".join(table.read_text().splitlines(keepends=True)[: first + 1]))
+        kept = "".join(table.read_text().splitlines(keepends=True)[: first + 1])
+        write_file(table, lambda stream: stream.write(kept.encode()))
     written = [HistoryTable(table, append=first > 0), checkpoint]
     if find_spec("tensorboard") is not None and keras.backend.backend() == "tensorflow":
         written.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))

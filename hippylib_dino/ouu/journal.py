@@ -117,10 +117,16 @@ class Journal:
     def _append(self, path: Path, question: np.ndarray, answer: np.ndarray) -> None:
         record = struct.pack("<qq", len(question), len(answer))
         record += question.astype("<f8").tobytes() + answer.astype("<f8").tobytes()
-        with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab") as file:
-            fresh = os.fstat(file.fileno()).st_size == 0
-            self._check = _digest(self._check, record)
-            file.write((self._header if fresh else b"") + record + self._check)
+        with open(open_own(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
+            before, check = os.fstat(file.fileno()).st_size, _digest(self._check, record)
+            left = (b"" if before else self._header) + record + check
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:  # a full disk: what was there stays, and no piece of a record behind it
+                file.truncate(before)
+                raise
+            self._check = check
 
 
 def _digest(before: bytes, record: bytes) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from hippylib_dino.errors import InputError
+from hippylib_dino.files import write_file
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in print
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -38,6 +41,10 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     ----------
     figure : matplotlib.figure.Figure
     path : path
-        Its suffix chooses the format: .png, .pdf, .svg.  The folder must exist.
+        Its suffix chooses the format: .png, which is added where there is none, .pdf, .svg.  The folder must exist.  A
+        file that is there is replaced, once all of the new one is.
     """
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    path, content = Path(path), io.BytesIO()
+    path = path if path.suffix else path.with_suffix(".png")
+    figure.savefig(content, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    write_file(path, lambda stream: stream.write(content.getvalue()))

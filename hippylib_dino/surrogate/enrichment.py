@@ -156,7 +156,8 @@ def enrich(
         In whose bases the network was trained; it grows on disk.
     max_solves : int
         Budget of forward PDE solves: of samples, of verdicts, and of a check with each batch.  Each sample takes its
-        Jacobian besides, as in `hd.generate`.
+        Jacobian besides, as in `hd.generate`; and where this process has not checked the model's Jacobian yet, some
+        solves for that come on top, so that a call that is continued adds what it would have.
     n_per_round : int
         Samples to add at a time.
     threshold : float

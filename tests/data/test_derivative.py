@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hippylib_dino as hd
+from hippylib_dino.data import derivative
 from hippylib_dino.errors import DerivativeWarning, InputError, SolveError
 from tests import problems
 
@@ -75,8 +76,8 @@ def test_mesh_in_small_units_is_refused_where_hippylib_stops_at_once(tmp_path):
         hd.generate(plain, tmp_path / "plain", **SIZE)
 
 
-def test_wrong_derivative_ends_the_run(models, tmp_path, monkeypatch):
-    model = models["linear"]
+def doubled(model):
+    """What to put in place of the model's `linearize_at`: a Jacobian twice as large."""
     linearize_at = model.linearize_at
 
     class Wrong:
@@ -89,6 +90,12 @@ def test_wrong_derivative_ends_the_run(models, tmp_path, monkeypatch):
         def owned_rows(self):  # what the check of the sensors asks for
             return 2.0 * self._right.owned_rows()
 
+    return Wrong
+
+
+def test_wrong_derivative_ends_the_run(models, tmp_path, monkeypatch):
+    model = models["linear"]
+    Wrong = doubled(model)
     monkeypatch.setattr(model, "linearize_at", Wrong)
     with pytest.raises(InputError, match=r"model: its Jacobian in the parameter is off by 0\.5"):
         hd.generate(model, tmp_path / "d", **SIZE)
@@ -97,6 +104,29 @@ def test_wrong_derivative_ends_the_run(models, tmp_path, monkeypatch):
     monkeypatch.setattr(model, "linearize_at", Wrong)
     with pytest.raises(InputError, match=r"model: its Jacobian in the parameter is off by 0\.5"):
         hd.generate(model, tmp_path / "d", **{**SIZE, "n_samples": 5}, resume=True)
+
+
+def test_append_checks_a_model_once(models, tmp_path, monkeypatch):
+    """Its observable is that of the dataset, so that no fingerprint tells."""
+    known = models["linear"]
+    dataset = hd.generate(known, tmp_path / "d", **SIZE)
+    m = np.array([dataset.input_basis.shift])
+    made, errors = [], derivative.derivative_errors
+    monkeypatch.setattr(derivative, "derivative_errors", lambda *a: made.append(a[0]) or errors(*a))
+    dataset = hd.data.append(known, dataset, m, ["mean"], progress=False)
+    assert made == []  # it made the dataset
+    other = hd.JacobianModel(known.problem, known.prior, known.misfit)
+    monkeypatch.setattr(other, "linearize_at", doubled(other))
+    with pytest.raises(InputError, match=r"model: its Jacobian in the parameter is off by 0\.5"):
+        hd.data.append(other, dataset, m, ["mean, wrong"], progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(derivative, "derivative_errors", lambda *a: made.append(a[0]) or errors(*a))
+    assert list(dataset.reopened().given.values()) == ["mean"]  # nothing was planned
+    made.clear()
+    for origin in ("mean, right", "mean, again"):
+        dataset = hd.data.append(other, dataset, m, [origin], progress=False)
+    assert made == [other]
+    assert dataset.attributes["derivative_check"]["parameter"]["error"] < 1e-6
 
 
 def test_draws_that_cannot_be_solved_are_passed_over(models, tmp_path, monkeypatch):
@@ -129,6 +159,7 @@ def test_control_is_checked_and_put_back(control_model, control_dataset):
 def test_ranks_agree_on_the_verdict(run_python, tmp_path):
     code = f"""
 import hippylib_dino as hd
+from hippylib_dino.data import derivative
 from hippylib_dino.errors import InputError
 from tests import problems
 model = problems.heat(hd.sample_communicator())

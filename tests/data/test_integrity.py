@@ -88,6 +88,19 @@ def test_every_edited_digit_of_the_metadata_is_found(copy):
     assert passed(copy, changes) == []
 
 
+def test_info_finds_every_flipped_bit_of_the_metadata(copy):
+    rng = random.Random(2)
+    for name in files(copy):
+        content = (copy / name).read_bytes()
+        for place in rng.sample(range(len(content)), 2) if name.suffix == ".json" else ():
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << rng.randrange(8)
+            (copy / name).write_bytes(flipped)
+            with pytest.raises(DinoError):
+                hd.data.report(hd.Dataset.open(copy))
+        (copy / name).write_bytes(content)
+
+
 def test_every_flipped_bit_is_found(copy):
     rng, changes = random.Random(1), []
     for name in files(copy):
@@ -101,6 +114,34 @@ def test_every_flipped_bit_is_found(copy):
 def test_every_removed_file_is_found(copy):
     changes = [(name, None) for name in files(copy) if not RUN.fullmatch(str(name))]
     assert passed(copy, changes) == []
+
+
+LOST = ["x", "y/zarr.json", "status", "jacobian", "work", "bases/input/encoder", "given/00000005/m", "failures"]
+
+
+@pytest.mark.parametrize("place", LOST)
+def test_repair_of_what_no_solve_brings_back_changes_nothing(models, copy, place):
+    """What is to be solved again is found out first; where that fails, no sample has been given up."""
+    shutil.rmtree(copy / place) if (copy / place).is_dir() else (copy / place).unlink()
+    before = {name: (copy / name).read_bytes() for name in files(copy)}
+    with pytest.raises(DatasetError, match="is damaged"):
+        hd.generate(models["linear"], copy, **SIZE, resume=True, repair=True)
+    assert {name: (copy / name).read_bytes() for name in files(copy)} == before
+
+
+@pytest.mark.parametrize("name", ["status", "work", "m", "observable", "covariance", "jacobian"])
+def test_first_pass_without_one_of_its_arrays_is_refused_by_name(models, tmp_path, monkeypatch, name):
+    def interrupted(self, index):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SampleSolver, "solve", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hd.generate(models["linear"], tmp_path / "d", **SIZE)
+    shutil.rmtree(tmp_path / "d" / "basis_samples" / name)
+    for repair in (False, True):
+        with pytest.raises(DatasetError, match=f"array 'basis_samples/{name}' is damaged"):
+            hd.generate(models["linear"], tmp_path / "d", **SIZE, resume=True, repair=repair)
 
 
 def test_every_file_of_another_dataset_is_found(pair, copy):

@@ -1,12 +1,14 @@
 import dataclasses
+import io
 import json
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
 import hippylib_dino as hd
-from hippylib_dino.errors import FingerprintError, InputError, ModelFileError
+from hippylib_dino.errors import DinoError, FingerprintError, InputError, ModelFileError
 
 
 @pytest.fixture
@@ -62,6 +64,70 @@ def _with_manifest(saved, target, **changes):
             if name == "manifest.json":
                 content = json.dumps({**json.loads(content), **changes})
             new.writestr(name, content)
+
+
+def npy(array):
+    """Content of a .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def header_of(shape, dtype="<f8"):
+    """A .npy file that tells of `shape`, and has one number."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(8)
+
+
+BOMB = bytes(32 * 2**20)
+FOREIGN = {
+    "bomb": ("weights/0.npy", BOMB, zipfile.ZIP_DEFLATED),
+    "bomb of a manifest": ("manifest.json", BOMB, zipfile.ZIP_DEFLATED),
+    "bomb that nobody asks for": ("more.npy", BOMB, zipfile.ZIP_DEFLATED),
+    "header of more than there is": ("weights/0.npy", header_of((10**12,)), zipfile.ZIP_STORED),
+    "header of more than can be": ("weights/0.npy", header_of((2**62, 2**62)), zipfile.ZIP_STORED),
+    "header of less than nothing": ("weights/0.npy", header_of((-1,)), zipfile.ZIP_STORED),
+    "not finite": ("weights/0.npy", npy(np.array([1.0, np.nan])), zipfile.ZIP_STORED),
+    "infinite basis": ("input_basis/decoder.npy", npy(np.full((3, 2), np.inf)), zipfile.ZIP_STORED),
+    "strings": ("weights/0.npy", npy(np.array(["one", "two"])), zipfile.ZIP_STORED),
+    "objects": ("weights/0.npy", header_of((1,), "|O"), zipfile.ZIP_STORED),
+    "complex": ("output_basis/shift.npy", npy(np.array([1j])), zipfile.ZIP_STORED),
+    "nested": ("manifest.json", b"[" * 10**6, zipfile.ZIP_STORED),
+    "no object": ("manifest.json", b"[]", zipfile.ZIP_STORED),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_content_that_is_none_of_ours_is_named_and_takes_no_memory(saved, tmp_path, kind):
+    name, content, compression = FOREIGN[kind]
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(tmp_path / "b.dino", "w") as new:
+        for member in old.namelist():
+            if member != name:
+                new.writestr(member, old.read(member))
+        new.writestr(name, content, compression)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="is truncated, altered or no DINO file"):
+            hd.DINO.load(tmp_path / "b.dino")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 16 * 2**20
+
+
+@pytest.mark.parametrize("noise", [np.array(["one"]), np.full(30, np.nan), np.full((7, 2), 1.0)])
+def test_noise_that_is_none_is_named(confusion_dino, tmp_path, noise):
+    confusion_dino.save(tmp_path / "b.dino", extra={"inference/noise_covariance": noise})
+    with pytest.raises(DinoError, match=r"noise.covariance"):
+        hd.ReducedInference.load(tmp_path / "b.dino")
+
+
+@pytest.mark.parametrize("count", [10**12, -1, "three", None])
+def test_number_of_weights_that_cannot_be_is_named(saved, tmp_path, count):
+    _with_manifest(saved, tmp_path / "b.dino", n_weights=count)
+    with pytest.raises(ModelFileError, match="is truncated, altered or no DINO file"):
+        hd.DINO.load(tmp_path / "b.dino")
 
 
 def test_newer_or_other_format_is_named(saved, tmp_path):
