@@ -1,5 +1,6 @@
 """Wrong commands: each ends with a code that means it and one message that names what is wrong; nothing is written."""
 
+import os
 import re
 import shlex
 import shutil
@@ -74,6 +75,7 @@ def world(models, control_model, tmp_path_factory):
     )
     chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 255]) + chunk.read_bytes()[1:])
     (root / "mine").mkdir()
+    os.mkfifo(root / "pipe")
     for name in ("mine/notes.txt", "file.txt", "there.xdmf", "half.h5", "there.npz", "there.png"):
         (root / name).write_text("mine")
     return root
@@ -164,7 +166,7 @@ PLACES = {  # of what is read: what comes in its place
     ),
     "generate my_linear {} --n-samples 4 --resume": ("DATASET", "mine", "file.txt", "broken", "heat"),
     "train data {}": ("OUTPUT", "a.dino", "mine", "file.txt/new", "none/new.dino", "/proc/new.dino", "x" * 300),
-    "train data {} --overwrite": ("OUTPUT", "mine", "data", "/dev/full", "file.txt/new"),
+    "train data {} --overwrite": ("OUTPUT", "mine", "data", "pipe", "file.txt/new"),
     "train data new.dino --log {}": (
         "--log", "data", "file.txt", "file.txt/new", "/proc/new", "new.dino", "new.dino/log"
     ),
