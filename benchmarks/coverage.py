@@ -76,6 +76,7 @@ class Given(ouu.Ensemble):
 
 
 Interval = tuple[float, float]
+Find = Callable[[Law, np.random.Generator, int], Interval]
 
 
 def pairs(law: Law, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +85,7 @@ def pairs(law: Law, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.nd
     return q, q + NOISE * law.exact.std() * rng.standard_normal(len(q))
 
 
-def by_uq(statistic: Statistic) -> Callable[[Law, np.random.Generator, int], Interval]:
+def by_uq(statistic: Statistic) -> Find:
     def found(law: Law, rng: np.random.Generator, n: int) -> Interval:
         q, s = pairs(law, rng, n)
         return estimate(statistic, q[:n], s[:n], s[n:]).interval
@@ -92,12 +93,12 @@ def by_uq(statistic: Statistic) -> Callable[[Law, np.random.Generator, int], Int
     return found
 
 
-def by_ouu(risk: ouu.RiskMeasure, *, surrogate: bool) -> Callable[[Law, np.random.Generator, int], Interval]:
+def by_ouu(risk: ouu.RiskMeasure, *, surrogate: bool) -> Find:
     def found(law: Law, rng: np.random.Generator, n: int) -> Interval:
         q, s = pairs(law, rng, n)
         twins = {"paired": Given(s[:n]), "cheap": Given(s[n:])} if surrogate else {}
         objective = ouu.Objective(Given(q[:n]), risk)
-        low, high = ouu.assess(objective, np.zeros(1), n_bootstrap=50, **twins).risk.interval
+        low, high = ouu.assess(objective, np.zeros(1), n_bootstrap=30 if surrogate else 2, **twins).risk.interval
         return float(low), float(high)
 
     return found
@@ -107,7 +108,7 @@ def by_oed(law: Law, rng: np.random.Generator, n: int) -> Interval:
     return mean_over_draws(law.draw(rng, n)).interval
 
 
-def cell(law: Law, find: Callable[[Law, np.random.Generator, int], Interval], truth: float, n: int, times: int) -> str:
+def cell(law: Law, find: Find, truth: float, n: int, times: int) -> str:
     """Coverage, and median width over the standard deviation of the quantity, of the intervals that there are."""
     ends = np.array([find(law, stream((SEED, n), k), n) for k in range(times)])
     ends = ends[np.isfinite(ends).all(axis=1)]
@@ -124,56 +125,61 @@ def error(times: int) -> float:
     return 100 * (0.95 * 0.05 / times) ** 0.5
 
 
-def report(repeats: int, risk_repeats: int) -> str:
-    begun = time.perf_counter()
-    rows = []
-    risks = {
-        "mean": ouu.Expectation(),
-        "mean + variance": ouu.MeanVariance(1.0),
-        "CVaR 0.8": ouu.CVaR(0.8),
-        "CVaR 0.95": ouu.CVaR(0.95),
-        "worst case": ouu.WorstCase(),
+RISKS = {
+    "mean": ouu.Expectation(),
+    "mean + variance": ouu.MeanVariance(1.0),
+    "CVaR 0.8": ouu.CVaR(0.8),
+    "CVaR 0.95": ouu.CVaR(0.95),
+    "worst case": ouu.WorstCase(),
+}
+
+
+def few_samples(law: Law) -> dict[str, tuple[Find, float]]:
+    """Intervals of forward UQ and of designs, with the truth."""
+    return {
+        "uq, mean": (by_uq(Mean()), law.exact.mean()),
+        "uq, variance": (by_uq(Variance()), law.exact.var()),
+        "uq, P = 0.1": (by_uq(Exceedance(law.threshold)), 0.1),
+        "oed, gain or difference": (by_oed, law.exact.mean()),
     }
+
+
+def many_samples(law: Law) -> dict[str, tuple[Find, float]]:
+    """Intervals of risks, with the truth."""
+    asked = {f"ouu, {label}": (risk, False) for label, risk in RISKS.items()}
+    asked |= {f"ouu, {label}, surrogate": (RISKS[label], True) for label in ("mean + variance", "CVaR 0.95")}
+    return {label: (by_ouu(risk, surrogate=s), risk.value(law.exact)) for label, (risk, s) in asked.items()}
+
+
+PARTS = {"few": (few_samples, FEW), "many": (many_samples, MANY)}
+
+
+def report(part: str, repeats: int) -> str:
+    begun = time.perf_counter()
+    asked, numbers = PARTS[part]
+    rows = []
     for name, law in laws().items():
-        asked = {
-            "uq, mean": (by_uq(Mean()), law.exact.mean(), FEW, repeats),
-            "uq, variance": (by_uq(Variance()), law.exact.var(), FEW, repeats),
-            "uq, P = 0.1": (by_uq(Exceedance(law.threshold)), 0.1, FEW, repeats),
-            "oed, gain or difference": (by_oed, law.exact.mean(), FEW, repeats),
-        }
-        for label, risk in risks.items():
-            asked[f"ouu, {label}"] = by_ouu(risk, surrogate=False), risk.value(law.exact), MANY, risk_repeats
-        for label in ("mean + variance", "CVaR 0.95"):
-            exact = risks[label].value(law.exact)
-            asked[f"ouu, {label}, surrogate"] = by_ouu(risks[label], surrogate=True), exact, MANY, risk_repeats
-        for label, (find, truth, numbers, times) in asked.items():
-            rows.append([label, name, *(cell(law, find, truth, n, times) for n in numbers)])
+        for label, (find, truth) in asked(law).items():
+            rows.append([label, name, *(cell(law, find, truth, n, repeats) for n in numbers)])
             print(*rows[-1], sep=" | ", flush=True)
-    rows.sort(key=lambda row: row[0].startswith("ouu"))
-    few = [row for row in rows if not row[0].startswith("ouu")]
-    many = [row for row in rows if row[0].startswith("ouu")]
-    return f"""# Coverage of 95 % intervals
+    return f"""# Coverage of 95 % intervals, {part} samples
 
 Machine: {processor()}, one thread.
-Command: `OMP_NUM_THREADS=1 python -m benchmarks.coverage --repeats {repeats} --risk-repeats {risk_repeats}`, \
+Command: `OMP_NUM_THREADS=1 python -m benchmarks.coverage {part} --repeats {repeats}`, \
 {time.perf_counter() - begun:.0f} s at a load average of {os.getloadavg()[0]:.1f}.
 
 Each entry: share of the intervals that hold the truth, and their median width over the standard deviation of the
-quantity. "none": no interval is given, for the reason that the estimate states. Forward UQ and design:
-{repeats} repetitions, so that a coverage of 95 % is seen as 95 ± {error(repeats):.1f} %;
-optimization: {risk_repeats}, ± {error(risk_repeats):.1f} %.
+quantity. "none": no interval is given, for the reason that the estimate states.  {repeats} repetitions, so that a
+coverage of 95 % is seen as 95 ± {error(repeats):.1f} %.
 
-{table(["interval", "law", *(f"n = {n}" for n in FEW)], few)}
-
-{table(["interval", "law", *(f"n = {n}" for n in MANY)], many)}
+{table(["interval", "law", *(f"n = {n}" for n in numbers)], rows)}
 """
 
 
-def main(
-    repeats: int = 1000, risk_repeats: int = 200, output: Path = Path(__file__).parent / "results" / "coverage.md"
-) -> None:
-    """Write the tables."""
-    output.write_text(report(repeats, risk_repeats))
+def main(part: str, repeats: int = 200, output: Path | None = None) -> None:
+    """Write the table of "few" samples, forward UQ and designs, or of "many", risks."""
+    name = {"few": "coverage.md", "many": "coverage_risks.md"}[part]
+    (output or Path(__file__).parent / "results" / name).write_text(report(part, repeats))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hippylib_dino.ouu.smoothing import SmoothingWarning
 from hippylib_dino.random_streams import Purpose, generator
 
 FEWEST_CARRIERS = 8  # samples that carry a risk which has an interval
-GROUPS = 128  # of samples that the jackknife leaves out together, where there are four times as many
+GROUPS = 64  # of samples that the jackknife leaves out together, where there are at least twice as many
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class _Level:
         One a sample, or where there are many, one for each of `GROUPS` groups of them.
         """
         n = len(self.weights)
-        groups = np.arange(n) if n < 4 * GROUPS else np.arange(n) * GROUPS // n
+        groups = np.arange(n) if n < 2 * GROUPS else np.arange(n) * GROUPS // n
         terms = np.zeros((groups[-1] + 1, len(estimate)))
         for k in range(len(terms)):
             left = np.where(groups == k, 0.0, self.weights)
