@@ -134,7 +134,7 @@ def test_save_load_gives_equal_output(fitted, name, tmp_path, rng):
 
 def test_errors_fall_from_affine_to_curved(fitted, confusion_dataset):
     errors = {name: fitted[name].evaluate(confusion_dataset)["observable"] for name in FITTED}
-    assert max(errors["rbf"], errors["quadratic"]) < errors["linear"] < 0.1
+    assert max(errors["rbf"], errors["quadratic"]) < errors["linear"] < 0.5
 
 
 def test_linear_model_has_the_mean_jacobian_and_no_mean_residual(confusion_dataset):
