@@ -24,8 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If that name is a link, which a write would follow to a file of somebody else.
+        If that name is a link, which a write would follow to a file of somebody else, or `path` a folder or a device.
     """
+    if path.exists() and not path.is_file():  # a device would be gone for the whole machine
+        raise _foreign(path)
     partial = path.with_name(path.name + ".partial")
     _refuse_link(partial)
     partial.unlink(missing_ok=True)  # what a killed run left

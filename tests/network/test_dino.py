@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import os
 import tracemalloc
 import zipfile
 
@@ -43,6 +44,13 @@ def test_existing_file_is_not_replaced_silently(confusion_dino, saved):
         confusion_dino.save(saved)
     assert saved.read_bytes() == content
     confusion_dino.save(saved, overwrite=True)
+
+
+def test_what_is_no_plain_file_is_never_replaced(confusion_dino, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="expected a plain file"):
+        confusion_dino.save(tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_truncated_altered_and_foreign_files_are_named(saved, tmp_path):
