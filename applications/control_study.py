@@ -134,9 +134,9 @@ def report(output: Path, solutions: Mapping[str, Solution], numbers: dict, title
             "seconds": run.seconds,
             "outside": run.outside,
         }
-        shown = {label: f"{float(at.value):.5g}" for label, at in risks.items()}
+        cells = {label: f"{float(at.value):.5g}" for label, at in risks.items()}
         interval = shown((low, high), risks["z*"].reason).replace("[", r"\[")
-        table.add_row(name, shown["z = 0"], shown["z*"], interval, f"{run.risk:.5g}", shown.get("polished", ""))
+        table.add_row(name, cells["z = 0"], cells["z*"], interval, f"{run.risk:.5g}", cells.get("polished", ""))
     (output / "summary.json").write_text(json.dumps({**numbers, "problems": found}, indent=2))
     console = Console()
     console.print(table)

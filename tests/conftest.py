@@ -74,22 +74,9 @@ def confusion_dino(confusion_dataset):
 @pytest.fixture(scope="session")
 def linear_dino(models, tmp_path_factory):
     """A DINO without network error: the exact affine map of the linear problem, in its exact bases."""
-    import hippylib_dino as hd
-    from hippylib_dino.network import ReducedDense
+    from tests import problems
 
-    dataset = hd.generate(
-        models["linear"], tmp_path_factory.mktemp("data") / "linear", n_samples=4, n_validation=1, n_test=1,
-        input_rank=9, output_rank=9, progress=False,
-    )  # fmt: skip
-    sample = dataset.split("train")
-    J = sample.reduced_jacobian[0]
-    return hd.DINO(
-        architecture=ReducedDense(9, 9, hidden=()),
-        weights=[J.T, sample.y[0] - J @ sample.x[0]],
-        input_basis=dataset.input_basis,
-        output_basis=dataset.output_basis,
-        fingerprint=dataset.fingerprint,
-    )
+    return problems.affine_dino(models["linear"], tmp_path_factory.mktemp("data") / "linear")
 
 
 @pytest.fixture(scope="session")

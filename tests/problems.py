@@ -242,3 +242,21 @@ def controlled(comm):
     model = control_problems.build("bent", comm, observable="points")
     model.problem.control = np.array([0.7, -0.4, 0.9])
     return model
+
+
+def affine_dino(model, path):
+    """A DINO of the linear problem without network error: the affine map in its exact bases; its data are at `path`."""
+    from hippylib_dino.network import ReducedDense
+
+    dataset = hd.generate(
+        model, path, n_samples=4, n_validation=1, n_test=1, input_rank=9, output_rank=9, progress=False
+    )
+    sample = dataset.split("train")
+    J = sample.reduced_jacobian[0]
+    return hd.DINO(
+        architecture=ReducedDense(9, 9, hidden=()),
+        weights=[J.T, sample.y[0] - J @ sample.x[0]],
+        input_basis=dataset.input_basis,
+        output_basis=dataset.output_basis,
+        fingerprint=dataset.fingerprint,
+    )

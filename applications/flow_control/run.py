@@ -23,7 +23,7 @@ from applications.flow_control.model import LARGEST, build, quantity
 from hippylib_dino import ouu, plotting
 from hippylib_dino.network import ReducedProduct
 
-RISKS = {"CVaR": ouu.CVaR(beta=0.95, epsilon=1e-4), "mean-variance": ouu.MeanVariance(beta=1.0)}
+RISKS = {"CVaR": ouu.CVaR(beta=0.95), "mean-variance": ouu.MeanVariance(beta=1.0)}
 PENALTY = 1e-3
 
 

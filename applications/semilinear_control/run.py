@@ -25,7 +25,7 @@ from hippylib_dino import ouu, plotting
 from hippylib_dino.network import ReducedProduct
 
 TARGETS = {"sinusoidal": "sin(2*pi*x[0])*sin(2*pi*x[1])", "constant": "1.0"}
-RISKS = {"CVaR": ouu.CVaR(beta=0.95, epsilon=1e-4), "mean-variance": ouu.MeanVariance(beta=10.0)}
+RISKS = {"CVaR": ouu.CVaR(beta=0.95), "mean-variance": ouu.MeanVariance(beta=10.0)}
 PENALTY = 1e-4
 
 

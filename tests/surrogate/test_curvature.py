@@ -60,11 +60,14 @@ FAMILIES = (scaled, right_on_the_residual, rotated, one_direction, noisy, nearly
 
 @pytest.fixture(scope="module")
 def affine(models, linear_dino):
+    return certified_problem(models["linear"], linear_dino)
+
+
+def certified_problem(model, dino):
     """The model, its DINO, its MAP point and the metric there."""
-    model = models["linear"]
     observe_truth(model)
     m = solve_map(model)[0][hp.PARAMETER]
-    return model, linear_dino, m, latent_posterior(hd.SurrogateModel(linear_dino, model.prior, model.misfit), m)
+    return model, dino, m, latent_posterior(hd.SurrogateModel(dino, model.prior, model.misfit), m)
 
 
 def displaced(m, posterior, rng):
