@@ -18,6 +18,7 @@ from rich.table import Table
 
 import hippylib_dino as hd
 from hippylib_dino import ouu, plotting
+from hippylib_dino.intervals import shown
 
 COMMON_SEED, FRESH_SEED = 2026, 2027  # streams that the training samples do not use
 MANY = 2048  # samples of the surrogate where it is a control variate

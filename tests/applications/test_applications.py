@@ -110,7 +110,7 @@ def test_run(tmp_path, capsys, name, more_pictures):
 def test_control_run(tmp_path, capsys, name, mesh_size, problems):
     main = importlib.import_module(f"applications.{name}.run").main
     main(
-        output=tmp_path, mesh_size=mesh_size, n_samples=24, input_rank=4, output_rank=8, epochs=20, n_ensemble=3,
+        output=tmp_path, mesh_size=mesh_size, n_samples=24, input_rank=4, output_rank=8, epochs=5, n_ensemble=3,
         polish=2,
     )  # fmt: skip
     assert "held-out errors: state" in capsys.readouterr().out
