@@ -32,7 +32,7 @@ def search(
     depth: tuple[int, int] = (1, 4),
     activation: Sequence[str] = ("gelu", "tanh", "softplus", "silu"),
     batch_size: Sequence[int] = (16, 32, 64),
-    jacobian_weight: tuple[float, float] = (0.1, 10.0),
+    jacobian_weight: tuple[float, float] = (1.0, 100.0),
     storage: str | Path | None = None,
     seed: int = 0,
     **fixed: Any,

@@ -24,7 +24,7 @@ def test_each_part_is_compared_over_its_own_norm(control_dataset, rng):
     dJ, E_z = guess - samples.reduced_jacobian, samples.control_jacobian_energy
     parts = norm(dJ[:, :, :10]) / (samples.jacobian_energy - E_z), norm(dJ[:, :, 10:]) / E_z
     for formulation, factors in (
-        (H1(), (1, 1)),
+        (H1(), (10, 10)),
         (H1(0.5), (0.5, 0.5)),
         (H1(0.0, control_weight=2.0), (0, 2)),
         (H1(3.0, control_weight=0.0), (3, 0)),

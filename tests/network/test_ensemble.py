@@ -111,6 +111,7 @@ class _Part:
 
     def __init__(self, dino, samples):
         self.input_basis, self.output_basis, self._samples = dino.input_basis, dino.output_basis, samples
+        self.fingerprint = dino.fingerprint
 
     def split(self, part, n=None, *, jacobians=True):
         return self._samples

@@ -167,7 +167,7 @@ def test_numbers_beyond_single_precision_are_the_noise_of_the_misfit(confusion_d
 
 
 def test_training_does_not_depend_on_the_global_dtype(run_python, confusion_dataset):
-    """All formulations and a stock model; the weights are those of a training without it."""
+    """Blocks and a stock model, both optimizers, mixed precision; the losses are those of a training without it."""
     code = f"""
 import keras, numpy as np
 FLOATX
@@ -177,8 +177,8 @@ dataset = hd.Dataset.open({str(confusion_dataset.path)!r})
 x = keras.Input((24,))
 stock = StockNetwork.from_keras(keras.Model(x, keras.layers.Dense(30)(keras.layers.Dense(8, "tanh")(x))))
 for formulation, options in (
-    ("l2", {{}}), ("h1", {{}}), ("h1_truncated", {{}}), ("h1_sketched", {{}}), ("h1", {{"architecture": stock}}),
-    ("h1", {{"precision": "mixed_bfloat16"}}), ("h1", {{"balance": True, "optimizer": "adam"}}),
+    ("h1_sketched", {{}}), ("h1", {{"architecture": stock}}), ("l2", {{"precision": "mixed_bfloat16"}}),
+    ("h1_truncated", {{"balance": True, "optimizer": "adam"}}),
 ):
     options = {{"hidden": (8,), "batch_size": 16, "epochs": 2, "progress": False, **options}}
     dino = hd.train(dataset, formulation, **options)
@@ -188,7 +188,7 @@ for formulation, options in (
         print(dino.keras_model().get_layer("network").compute_dtype)
 """
     plain = run_python(code.replace("FLOATX", "")).stdout
-    assert plain.count("float32") >= 7
+    assert plain.count("float32") >= 4
     code += "assert keras.config.floatx() == 'float64'"
     assert run_python(code.replace("FLOATX", 'keras.config.set_floatx("float64")')).stdout == plain
 

@@ -59,7 +59,7 @@ def enriched(model, few, poor, tmp_path_factory):
     shutil.copytree(few.path, path)
     before = model.n_fwd_solve
     result = enrich(
-        surrogate_of(poor, model), model, hd.Dataset.open(path), max_solves=60, n_per_round=16, epochs=60,
+        surrogate_of(poor, model), model, hd.Dataset.open(path), max_solves=60, n_per_round=16, epochs=200,
         progress=False,
     )  # fmt: skip
     return result, model.n_fwd_solve - before
