@@ -214,11 +214,13 @@ def draw(results: list[dict]) -> Figure:
         axes = panels[row, column]
         for i, method in enumerate((*FORMULATIONS, *OTHERS, *BASELINES)):
             own = [r for r in results if r["problem"] == problem and r["method"] == method]
+            if not own:
+                continue
             sizes = sorted({r["n_train"] for r in own})
             errors = [[r["errors"][metric] for r in own if r["n_train"] == n] for n in sizes]
             style = {"color": COLORS[i % len(COLORS)], "label": method}
             if method.startswith("Taylor"):
-                axes.axhline(errors[0][0] if errors else np.nan, linestyle=":", linewidth=1.2, **style)
+                axes.axhline(errors[0][0], linestyle=":", linewidth=1.2, **style)
                 continue
             means = np.array([np.mean(e) for e in errors])
             spread = np.array([np.std(e, ddof=1) if len(e) > 1 else 0.0 for e in errors])

@@ -123,8 +123,8 @@ class JacobianFormulation(Formulation):
     Parameters
     ----------
     jacobian_weight : float
-        w, of relative errors of Jacobians beside those of values relative to their spread.  Between 10 and 100 errors
-        hardly depend on it, of values neither; with 1 both are a sixth to a third larger (benchmarks/jacobian_weight.py).
+        w, of relative errors of Jacobians beside those of values relative to their spread.  Between 10 and 100 neither
+        error depends on it much, with 1 both are larger (benchmarks/jacobian_weight.py).
     """
 
     jacobian_weight: float = 10.0
