@@ -327,7 +327,7 @@ def get_formulation(formulation: str | Formulation) -> Formulation:
     Examples
     --------
     >>> get_formulation("h1").jacobian_weight
-    1.0
+    10.0
     """
     if isinstance(formulation, Formulation):
         return formulation
