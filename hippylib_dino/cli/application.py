@@ -89,11 +89,9 @@ def build_model(application: str, module: ModuleType, mesh_size: int | None, ran
         ) from error
     except ValueError:
         pass  # of a function that is not Python's, nothing is known
-    built: list[Any] = []
     # as one group: dolfin compiles expressions on all ranks together, whatever the mesh lives on, so that the others
     # may be waiting for a rank that raised
-    Ranks(MPI.COMM_WORLD).together(lambda: built.append(left_alone(lambda: module.build(comm, **size))))
-    model = built[0]
+    model = Ranks(MPI.COMM_WORLD).together(lambda: left_alone(lambda: module.build(comm, **size)))
     if not isinstance(model, JacobianModel):
         raise InputError(
             f"APPLICATION: expected build of {application!r} to return an hd.JacobianModel, got "

@@ -9,7 +9,7 @@ import typer
 
 from hippylib_dino.cli.application import build_model, left_alone, load_module
 from hippylib_dino.cli.arguments import MeshSize, ModelPath, Overwrite, Seed, number, text
-from hippylib_dino.cli.files import check_file, load_dino, named, on_first_rank
+from hippylib_dino.cli.files import check_file, load_dino, named
 from hippylib_dino.cli.showing import show
 from hippylib_dino.errors import InputError
 from hippylib_dino.files import write_file
@@ -56,9 +56,10 @@ def ouu(
     from rich.console import Console
 
     from hippylib_dino import ouu as package
+    from hippylib_dino.data.together import Ranks
     from hippylib_dino.random_streams import Purpose, generator
 
-    on_first_rank(lambda: check_file("--output", output, overwrite, (".npz",)))
+    Ranks(MPI.COMM_WORLD).on_first(lambda: check_file("--output", output, overwrite, (".npz",)))
     measure, is_first = package.parse_risk(risk), MPI.COMM_WORLD.rank == 0
     model, form = _problem(application, module, mesh_size, dino)
     value, gradient = form.of_state()

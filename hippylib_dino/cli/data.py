@@ -10,8 +10,9 @@ import typer
 
 from hippylib_dino.cli.application import build_model, load_module
 from hippylib_dino.cli.arguments import Application, DatasetPath, MeshSize, Overwrite, Seed, choice, rank
-from hippylib_dino.cli.files import METADATA, check_file, check_folder, load_dino, named, on_first_rank, open_dataset
+from hippylib_dino.cli.files import check_file, check_folder, load_dino, named, open_dataset
 from hippylib_dino.cli.showing import show
+from hippylib_dino.data.integrity import METADATA
 from hippylib_dino.errors import DatasetError, InputError
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -62,8 +63,9 @@ def generate(
     from mpi4py import MPI
 
     from hippylib_dino.data import generate as run
+    from hippylib_dino.data.together import Ranks
 
-    on_first_rank(lambda: _check_place(path, resume))
+    Ranks(MPI.COMM_WORLD).on_first(lambda: _check_place(path, resume))
     model = build_model(application, module, mesh_size, ranks_per_sample)
     with named(path="DATASET"):
         dataset = run(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from hippylib_dino.data.dataset import Dataset
+from hippylib_dino.data.integrity import METADATA
 from hippylib_dino.errors import DatasetError, DinoError, InputError, ModelFileError, RankError
 from hippylib_dino.network.dino import DINO, check_bases
-
-METADATA = "zarr.json"  # of a dataset
 
 
 @contextlib.contextmanager
@@ -40,11 +39,8 @@ def open_dataset(path: Path, argument: str = "DATASET") -> Dataset:
         raise DatasetError(
             f"{argument}: expected a dataset directory, as hippylib-dino generate makes it; {str(path)!r} {there}."
         )
-    try:
-        with named(path=argument):
-            return Dataset.open(path)
-    except OSError as error:
-        raise DatasetError(f"{argument}: {str(path)!r} cannot be read ({error.strerror}).") from error
+    with _reading(argument, path, DatasetError):
+        return Dataset.open(path)
 
 
 def load_dino(path: Path, argument: str = "MODEL_FILE") -> DINO:
@@ -60,11 +56,8 @@ def load_dino(path: Path, argument: str = "MODEL_FILE") -> DINO:
         raise ModelFileError(
             f"{argument}: expected the file of a DINO, as hippylib-dino train writes it; {str(path)!r} {there}."
         )
-    try:
-        with named(path=argument):
-            return DINO.load(path)
-    except OSError as error:
-        raise ModelFileError(f"{argument}: {str(path)!r} cannot be read ({error.strerror}).") from error
+    with _reading(argument, path, ModelFileError):
+        return DINO.load(path)
 
 
 def load_pair(model_file: Path, path: Path) -> tuple[DINO, Dataset]:
@@ -140,21 +133,6 @@ def check_folder(argument: str, path: Path, *, empty: bool = False) -> None:
         _try_folder(next(place for place in (path, *path.absolute().parents) if place.exists()))
 
 
-def on_first_rank(check: Callable[[], None]) -> None:
-    """Ask on the first of the ranks, which alone writes; all of them get the answer before one goes on."""
-    from mpi4py import MPI
-
-    world, error = MPI.COMM_WORLD, None
-    if world.rank == 0:
-        try:
-            check()
-        except InputError as caught:
-            error = caught
-    error = world.bcast(error)
-    if error is not None:
-        raise error
-
-
 def check_apart(file: Path, folders: dict[str, Path | None]) -> None:
     """Raise `InputError` for a folder, by its argument, at or below the place of the file OUTPUT."""
     for argument, folder in folders.items():
@@ -166,6 +144,15 @@ def _try_folder(folder: Path) -> None:
     """Make a file and remove it: permissions alone tell nothing of read-only disks, nor of the superuser."""
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+@contextlib.contextmanager
+def _reading(argument: str, path: Path, kind: type[DinoError]) -> Iterator[None]:
+    try:
+        with named(path=argument):
+            yield
+    except OSError as error:
+        raise kind(f"{argument}: {str(path)!r} cannot be read ({error.strerror}).") from error
 
 
 @contextlib.contextmanager

@@ -112,9 +112,7 @@ class Ranks:
 
     def on_first(self, work: Callable[[], Any]) -> Any:
         """What `work` returns on the first of all ranks, on every rank."""
-        found: list[Any] = []
-        self.together(lambda: found.append(work()) if self.is_first else None)
-        return self.world.bcast(found[0] if found else None)
+        return self.world.bcast(self.together(lambda: work() if self.is_first else None))
 
     def on_first_group(self, work: Callable[[], None]) -> None:
         """Run `work` on the ranks of the first group, while the others wait."""
